@@ -1,0 +1,50 @@
+"""What is shipped, and under which name."""
+
+import importlib
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = {"transport": "pyf.transport", "pyf_station": "pyf.station"}
+
+
+@pytest.mark.parametrize(("folder", "name"), NAMES.items())
+def test_a_folder_is_not_importable_by_its_own_name(folder, name):
+    """
+    Importing a folder from the root of the checkout fails and says what to import instead.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: ")
+    assert name in last_line
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_types_are_shipped(name):
+    """
+    Each package holds py.typed, so that type checkers believe its annotations.
+    """
+    assert resources.files(name).joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize(("folder", "name"), NAMES.items())
+def test_the_tests_run_on_what_they_claim_to(folder, name, pytestconfig):
+    """
+    In the checkout its own files are tested; without pythonpath an installed copy is.
+    """
+    origin = importlib.import_module(name).__file__
+    assert origin is not None
+    in_checkout = Path(origin).resolve().parent == ROOT / folder
+    assert in_checkout == bool(pytestconfig.getini("pythonpath"))
