@@ -1,0 +1,123 @@
+"""What a connection tells its owner: frozen events, one class for each thing that can happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyf.transport.frames import Batch
+from pyf.transport.packet import Packet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something the peer did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEvent(Event):
+    """Something the peer did on one flow."""
+
+    flow_id: int
+    """The flow, by the number its client gave it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelloReceived(Event):
+    """The peer has introduced itself: sending is no longer bound to the initial credit."""
+
+    max_packet: int
+    """Largest packet, in bytes, that the peer takes."""
+    software: str
+    """Name and version that the peer gives itself; for logs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOpened(FlowEvent):
+    """A client has opened a flow."""
+
+    header: Packet | None
+    """The header, or None where the flow's first packet is the header."""
+    timeout: float | None
+    """Seconds that the client gives the whole call, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketsReceived(FlowEvent):
+    """Packets came: DATA at the server, MESSAGE at the client."""
+
+    batch: Batch
+    """The packets, to be decoded where they are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEnded(FlowEvent):
+    """The client has sent all of its flow; nothing is missing."""
+
+    count: int
+    """Packets in the flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowAborted(FlowEvent):
+    """The client's generator failed."""
+
+    count: int
+    """Packets that were sent before it did."""
+    error_class: str
+    """Name of the exception's class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowAbandoned(FlowEvent):
+    """The client has given the flow up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultReceived(FlowEvent):
+    """The server's last word on a flow."""
+
+    consumed: int
+    """Packets that the handler had taken."""
+    status: str
+    """``"success"``, ``"error"``, ``"refused"``, ``"cancelled"`` or ``"deadline"``."""
+    value: Any
+    """What the handler succeeded with."""
+    error: dict[str, Any]
+    """Facts of a failure: code, error_class, error_id, message, traceback; those unknown are None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditReceived(FlowEvent):
+    """More may be sent."""
+
+    consumed: int
+    """Packets that the peer's user has taken so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PongReceived(Event):
+    """The answer to a PING of ours."""
+
+    token: int
+    """The number that the PING carried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoAwayReceived(Event):
+    """The peer takes no new flows, and says why."""
+
+    last_flow: int
+    """The last flow that the peer will serve."""
+    code: str
+    """``"draining"``, or the code of a protocol error."""
+    message: str
+    """The reason, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionClosed(Event):
+    """The peer has closed its side."""
+
+    mid_frame: bool
+    """Whether a frame was cut."""

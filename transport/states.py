@@ -1,0 +1,127 @@
+"""Who may send which frame, and when: the legal moves, as tables. What is absent is illegal.
+
+The same tables serve the side that sends and the side that receives, for each applies the frames
+in the order in which it sees them. The wire specification prints these tables.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pyf.transport.errors import LocalProtocolError
+from pyf.transport.frames import FrameType
+
+
+class Role(Enum):
+    """The two ends of a connection."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+    @property
+    def peer(self) -> Role:
+        """The other end."""
+        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
+
+
+class ConnectionState(Enum):
+    """Where a connection stands, seen by the side that receives."""
+
+    AWAITING_HELLO = "awaiting hello"
+    READY = "ready"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class FlowState(Enum):
+    """Where a flow stands."""
+
+    IDLE = "idle"
+    """Not opened yet."""
+    STREAMING = "streaming"
+    """The client sends packets, the server may answer."""
+    ENDED = "ended"
+    """The client has sent its END; the server may still answer."""
+    ANSWERED = "answered"
+    """The server has sent its RESULT; what the client sent meanwhile is dropped."""
+    ABANDONED = "abandoned"
+    """The client has given up (ABORT or CANCEL); what the server sent meanwhile is dropped."""
+    CLOSED = "closed"
+    """Both sides have said their last word."""
+
+
+SENDERS: dict[FrameType, frozenset[Role]] = {
+    FrameType.HELLO: frozenset(Role),
+    FrameType.OPEN: frozenset({Role.CLIENT}),
+    FrameType.DATA: frozenset({Role.CLIENT}),
+    FrameType.END: frozenset({Role.CLIENT}),
+    FrameType.ABORT: frozenset({Role.CLIENT}),
+    FrameType.CANCEL: frozenset({Role.CLIENT}),
+    FrameType.MESSAGE: frozenset({Role.SERVER}),
+    FrameType.RESULT: frozenset({Role.SERVER}),
+    FrameType.CREDIT: frozenset(Role),
+    FrameType.PING: frozenset(Role),
+    FrameType.PONG: frozenset(Role),
+    FrameType.GOAWAY: frozenset(Role),
+}
+"""Who may send a frame at all."""
+
+_C, _F = ConnectionState, FrameType
+
+CONNECTION_MOVES: dict[tuple[ConnectionState, FrameType], ConnectionState] = {
+    (_C.AWAITING_HELLO, _F.HELLO): _C.READY,
+    (_C.AWAITING_HELLO, _F.GOAWAY): _C.DRAINING,
+    **{
+        (state, frame): state
+        for state in (_C.READY, _C.DRAINING)
+        for frame in FrameType
+        if frame not in (_F.HELLO, _F.GOAWAY)
+    },
+    (_C.READY, _F.GOAWAY): _C.DRAINING,
+    (_C.DRAINING, _F.GOAWAY): _C.DRAINING,
+}
+"""Connection state and received frame give the next connection state."""
+
+_S = FlowState
+
+FLOW_MOVES: dict[tuple[FlowState, FrameType], FlowState] = {
+    (_S.IDLE, _F.OPEN): _S.STREAMING,
+    (_S.STREAMING, _F.DATA): _S.STREAMING,
+    (_S.STREAMING, _F.MESSAGE): _S.STREAMING,
+    (_S.STREAMING, _F.CREDIT): _S.STREAMING,
+    (_S.STREAMING, _F.END): _S.ENDED,
+    (_S.STREAMING, _F.ABORT): _S.ABANDONED,
+    (_S.STREAMING, _F.CANCEL): _S.ABANDONED,
+    (_S.STREAMING, _F.RESULT): _S.ANSWERED,
+    (_S.ENDED, _F.MESSAGE): _S.ENDED,
+    (_S.ENDED, _F.CREDIT): _S.ENDED,
+    (_S.ENDED, _F.CANCEL): _S.ABANDONED,
+    (_S.ENDED, _F.RESULT): _S.CLOSED,
+    (_S.ANSWERED, _F.DATA): _S.ANSWERED,
+    (_S.ANSWERED, _F.CREDIT): _S.ANSWERED,
+    (_S.ANSWERED, _F.END): _S.CLOSED,
+    (_S.ANSWERED, _F.ABORT): _S.CLOSED,
+    (_S.ANSWERED, _F.CANCEL): _S.CLOSED,
+    (_S.ABANDONED, _F.MESSAGE): _S.ABANDONED,
+    (_S.ABANDONED, _F.CREDIT): _S.ABANDONED,
+    (_S.ABANDONED, _F.RESULT): _S.CLOSED,
+}
+"""Flow state and frame, sent or received, give the next flow state."""
+
+
+def advance_connection(state: ConnectionState, frame: FrameType) -> ConnectionState:
+    """Return the state after *frame*; raises LocalProtocolError if it is not allowed in *state*."""
+    try:
+        return CONNECTION_MOVES[state, frame]
+    except KeyError:
+        text = f"{frame.name} is not allowed while the connection is {state.value}"
+        raise LocalProtocolError(text, code="unexpected_frame") from None
+
+
+def advance_flow(state: FlowState, frame: FrameType) -> FlowState:
+    """Return the state after *frame*; raises LocalProtocolError if it is not allowed in *state*."""
+    try:
+        return FLOW_MOVES[state, frame]
+    except KeyError:
+        text = f"{frame.name} is not allowed while the flow is {state.value}"
+        raise LocalProtocolError(text, code="unexpected_frame") from None

@@ -1,0 +1,117 @@
+"""Credit: how much may be sent, as arithmetic.
+
+1. Credit is an absolute limit, in packets and in bytes of encoded packets, counted from the start of the flow.
+   Saying the same credit twice changes nothing.
+2. A batch may be sent if, with it, neither limit is passed.
+3. A batch of one packet may pass the limit in bytes if, before it, at least half of the window in bytes
+   is open. So a packet larger than the window passes, and a receiver holds at most one such packet.
+4. A receiver grants credit once half of a window, in packets or in bytes, has been consumed since its last
+   grant. So a sender that waits will hear of it, and credit costs little.
+"""
+
+from __future__ import annotations
+
+from pyf.transport.errors import RemoteProtocolError
+
+
+class SendWindow:
+    """What this side may still send on one flow."""
+
+    __slots__ = ("bytes_limit", "packets_limit", "sent_bytes", "sent_packets", "window_bytes")
+
+    def __init__(self, packets: int, bytes: int) -> None:
+        self.sent_packets = 0
+        self.sent_bytes = 0
+        self.packets_limit = packets
+        self.bytes_limit = self.window_bytes = bytes
+
+    @property
+    def open_packets(self) -> int:
+        """Packets that may be sent now."""
+        return self.packets_limit - self.sent_packets
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes that may be sent now; below 0 after a packet sent under rule 3."""
+        return self.bytes_limit - self.sent_bytes
+
+    def fits(self, packets: int, size: int) -> bool:
+        """Whether a batch of *packets* packets and *size* bytes may be sent now."""
+        open_bytes = self.bytes_limit - self.sent_bytes
+        return packets <= self.packets_limit - self.sent_packets and (
+            size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
+        )
+
+    def spend(self, packets: int, size: int) -> None:
+        """Count a batch as sent."""
+        self.sent_packets += packets
+        self.sent_bytes += size
+
+    def grant(self, packets: int, bytes: int) -> None:
+        """Take the limits of a CREDIT; limits that are lower than before change nothing."""
+        self.packets_limit = max(self.packets_limit, packets)
+        self.bytes_limit = max(self.bytes_limit, bytes)
+
+    def widen(self, packets: int, bytes: int) -> None:
+        """Take the windows of the peer's HELLO, which came after the first packets had been sent."""
+        self.window_bytes = max(self.window_bytes, bytes)
+        self.grant(packets, bytes)
+
+
+class ReceiveWindow:
+    """What the peer may still send on one flow."""
+
+    __slots__ = (
+        "_granted",
+        "_sent",
+        "bytes",
+        "consumed_bytes",
+        "consumed_packets",
+        "packets",
+        "received_packets",
+    )
+
+    def __init__(self, packets: int, bytes: int) -> None:
+        self.packets = packets
+        self.bytes = bytes
+        self.received_packets = 0
+        self.consumed_packets = 0
+        self.consumed_bytes = 0
+        self._sent = SendWindow(packets, bytes)
+        self._granted = (0, 0)
+
+    def receive(self, packets: int, size: int) -> None:
+        """Count a batch that came; raises RemoteProtocolError if it goes over the credit."""
+        sent = self._sent
+        if not sent.fits(packets, size):
+            limit, actual, option = (
+                (sent.packets_limit, sent.sent_packets + packets, "window_packets")
+                if packets > sent.open_packets
+                else (sent.bytes_limit, sent.sent_bytes + size, "window_bytes")
+            )
+            raise RemoteProtocolError(
+                f"the peer sent {actual} in all where its credit was {limit} (Limits.{option})",
+                code="over_credit",
+                limit=limit,
+                actual=actual,
+                option=option,
+            )
+        sent.spend(packets, size)
+        self.received_packets += packets
+
+    def consume(self, packets: int, size: int) -> bool:
+        """Count what the user has taken; return whether a CREDIT is due."""
+        self.consumed_packets += packets
+        self.consumed_bytes += size
+        packets_granted, bytes_granted = self._granted
+        return (
+            2 * (self.consumed_packets - packets_granted) >= self.packets
+            or 2 * (self.consumed_bytes - bytes_granted) >= self.bytes
+        )
+
+    def grant(self) -> tuple[int, int]:
+        """Return the limits, in packets and in bytes, to send in a CREDIT now."""
+        self._granted = (self.consumed_packets, self.consumed_bytes)
+        packets, size = self.consumed_packets + self.packets, self.consumed_bytes + self.bytes
+        self._sent.grant(packets, size)
+        return packets, size
