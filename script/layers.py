@@ -36,8 +36,8 @@ ROOMS = (
         alone=True,
     ),
     Room(
-        "what a handler is, and what it is given",
-        ("pyf.station.handlers", "pyf.station.flow"),
+        "what a handler is and is given; what the blocking client stands on",
+        ("pyf.station.handlers", "pyf.station.flow", "pyf.station.session", "pyf.station.link"),
     ),
     Room(
         "one machine for both roles; a flow in a file",
