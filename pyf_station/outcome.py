@@ -1,0 +1,59 @@
+"""What a server's last word means to a client, whichever client it is."""
+
+from __future__ import annotations
+
+from pyf.transport import (
+    DeadlineExceeded,
+    FlowCancelled,
+    FlowRefused,
+    Packet,
+    ServerError,
+    StationError,
+)
+from pyf.transport.events import ResultReceived
+
+
+def success_packet(result: ResultReceived) -> Packet:
+    """Return the packet that stands for a success."""
+    return Packet(type="success", message=result.value)
+
+
+def failure_packet(error: StationError) -> Packet:
+    """Return the packet that tells listeners of a failure."""
+    return Packet(type="failure", error=type(error).__name__, message=str(error))
+
+
+def result_error(result: ResultReceived, sent: int) -> StationError | None:
+    """Return the error that *result* stands for, None for a success. *sent* packets had left."""
+    message = result.error["message"] or ""
+    match result.status:
+        case "success":
+            return None
+        case "refused":
+            text = f"the server refused the flow: {message}; it is safe to try elsewhere"
+            return FlowRefused(text, code=result.error["code"] or "refused")
+        case "cancelled":
+            return FlowCancelled("the server gave the flow up")
+        case "deadline":
+            return DeadlineExceeded(f"the server gave the flow up: {message}")
+        case _:
+            return _server_error(result, sent)
+
+
+def _server_error(result: ResultReceived, sent: int) -> ServerError:
+    facts = {name: result.error[name] or "" for name in ("code", "error_class", "error_id")}
+    did = "reported" if facts["code"] == "handler_error" else "failed with"
+    text = (
+        f"the handler {did} {facts['error_class']} after {result.consumed} packets"
+        f" (error {facts['error_id']} in the server's log)"
+    )
+    if message := result.error["message"]:
+        text = f"{text}: {message}"
+    return ServerError(
+        text,
+        **facts,
+        message=result.error["message"],
+        traceback=result.error["traceback"],
+        sent=sent,
+        consumed=result.consumed,
+    )
