@@ -36,8 +36,14 @@ ROOMS = (
         alone=True,
     ),
     Room(
-        "what a handler is and is given; what the blocking client stands on",
-        ("pyf.station.handlers", "pyf.station.flow", "pyf.station.session", "pyf.station.link"),
+        "what a handler is and is given; what clients stand on",
+        (
+            "pyf.station.handlers",
+            "pyf.station.flow",
+            "pyf.station.session",
+            "pyf.station.link",
+            "pyf.station.outcome",
+        ),
     ),
     Room(
         "one machine for both roles; a flow in a file",
@@ -49,7 +55,12 @@ ROOMS = (
     ),
     Room(
         "bytes, frames, values",
-        ("pyf.transport.frames", "pyf.transport.codec", "pyf.transport.packet"),
+        (
+            "pyf.transport.payloads",
+            "pyf.transport.frames",
+            "pyf.transport.codec",
+            "pyf.transport.packet",
+        ),
     ),
     Room("ground", ("pyf.transport.limits", "pyf.transport.errors")),
 )
