@@ -119,7 +119,7 @@ class Link:
         self._selector.register(sock, selectors.EVENT_READ)
         # What the keeper looks at, under the lock.
         self._activity = 0
-        self._kept = False
+        self._fresh = False
         self._waiting = False
         self._burst = False
         self._asleep = False
@@ -255,7 +255,7 @@ class Link:
         """Do *action* on the machine, write what it says, and read what has come; raise what broke the link."""
         with self._lock:
             self._activity += 1
-            self._kept = False
+            self._fresh = False
             if action is not None and self._broken is None:
                 action()
             self._service()
@@ -269,8 +269,8 @@ class Link:
         if self._deadline is not None and now >= self._deadline:
             raise self.deadline_error()
         with self._lock:
-            if self._kept or self._broken is not None:
-                return  # What would be waited for may have come already.
+            if self._fresh or self._broken is not None:
+                return  # What is waited for may have come after it was looked for.
             self._waiting = True
             self._watch(self._selector)
         try:
@@ -300,6 +300,7 @@ class Link:
     def _service(self) -> None:
         self._write()
         if self._read():
+            self._fresh = True
             self._write()
 
     def _write(self) -> None:
@@ -412,7 +413,6 @@ class Link:
                     self._keep_watch(selector, guarding and self._broken is None and not self._deaf)
 
     def _keep_going(self) -> None:
-        self._kept = True
         try:
             self._send_some()
         except StationError as error:
