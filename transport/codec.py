@@ -6,7 +6,7 @@ MessagePack has no date, no Decimal and no integer beyond 64 bits; these travel 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,8 +20,8 @@ import ormsgpack
 from pyf.transport.errors import RemoteProtocolError, UnsupportedValue
 from pyf.transport.packet import Packet
 
-MAX_DEPTH = 254
-"""Dicts and lists inside each other in one packet, the packet included."""
+MAX_DEPTH = 255
+"""Dicts and lists inside each other in one map, itself included: where ormsgpack stops."""
 
 _OPTIONS = (
     ormsgpack.OPT_PASSTHROUGH_BIG_INT
@@ -51,12 +51,12 @@ def _encode_moment(value: datetime | time) -> bytes:
     return _FOLD[value.fold] + value.isoformat().encode("ascii")
 
 
-def _decode_moment(kind: type[datetime] | type[time]) -> Callable[[bytes], datetime | time]:
-    def decode(data: bytes) -> datetime | time:
+def _decode_moment(kind: type[datetime | time]) -> Callable[[bytes], datetime | time]:
+    def decode_moment(data: bytes) -> datetime | time:
         value = kind.fromisoformat(data[1:].decode("ascii"))
         return value.replace(fold=_FOLD.index(data[:1]))
 
-    return decode
+    return decode_moment
 
 
 _EXTENSIONS = (
@@ -86,30 +86,40 @@ _EXTENSIONS = (
 _BY_TYPE = {extension.type: extension for extension in _EXTENSIONS}
 _BY_TAG = {extension.tag: extension for extension in _EXTENSIONS}
 
-# What a value of a subclass, or of a type of our own making, is before it travels.
-_BASES = (bool, int, float, str, bytes)
+# What an instance of a subclass is by value, whatever that subclass makes of int() or str().
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, bytes.__bytes__),
+    (bytearray, bytes),
+)
+_NATIVE = (type(None), str, int, float, bytes)
+_NUMPY_ITEMS = frozenset({bool, int, float, datetime, date, timedelta})
 
 
 def _replace(value: Any) -> Any:
-    """Return what stands for *value*, of a type that MessagePack lacks; TypeError if nothing does."""
+    """Return what stands for *value*, of a type that MessagePack lacks; TypeError if nothing."""
     if extension := _BY_TYPE.get(type(value)):
         return ormsgpack.Ext(extension.tag, extension.encode(value))
     if isinstance(value, Enum):
         return value.value
-    if (
-        type(value).__module__ == "numpy"
-        and hasattr(value, "item")
-        and not hasattr(value, "__len__")
-    ):
-        value = value.item()
-        if type(value) in _BASES:
-            return value
-    for base in _BASES:
+    for base, plain in _BASES:
         if isinstance(value, base):
-            return base(value)
+            return plain(value)
     if isinstance(value, tuple):
         return list(value)
-    raise TypeError(type(value))
+    if type(value).__module__ == "numpy" and isinstance(value, Hashable):
+        return _numpy_item(value)
+    raise TypeError
+
+
+def _numpy_item(value: Any) -> Any:
+    item = value.item()
+    # NumPy counts nanoseconds, months and years in plain ints, which would lose their meaning.
+    if type(item) not in _NUMPY_ITEMS or (type(item) is int and value.dtype.kind in "mM"):
+        raise TypeError
+    return item
 
 
 def encode_packet(packet: dict[str, Any]) -> bytes:
@@ -123,74 +133,79 @@ def encode_packet(packet: dict[str, Any]) -> bytes:
         # By position: naming the arguments takes longer than the work.
         return ormsgpack.packb(packet, _replace, _OPTIONS)
     except (TypeError, ValueError):
-        return ormsgpack.packb(_plain(packet, "", 1), _replace, _OPTIONS)
+        pass  # the slow way finds out why
+    plain = _plain(packet, "", 1)
+    _raise_if_interrupted(lambda: ormsgpack.packb(packet, _replace, _OPTIONS))
+    return ormsgpack.packb(plain, _replace, _OPTIONS)
+
+
+def _raise_if_interrupted(attempt: Callable[[], object]) -> None:
+    """Raise KeyboardInterrupt if *attempt*, which has failed once, succeeds.
+
+    ormsgpack forgets what its hooks raise, also if it was a signal handler that raised in one:
+    Ctrl-C would pass for a bad value.
+    """
+    try:
+        attempt()
+    except (TypeError, ValueError):
+        return
+    raise KeyboardInterrupt
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
-    """Return *value* as the encoder takes it, or raise UnsupportedValue with the path of what no encoder takes."""
-    if depth > MAX_DEPTH:
-        raise _unsupported(
-            value, path[:80], f"is nested deeper than {MAX_DEPTH} levels, or holds itself"
-        )
+    """Return *value* as the encoder takes it; raises UnsupportedValue with the path of what fails.
+
+    Slow and thorough: for packets that the encoder alone has refused.
+    """
     if isinstance(value, Enum):
         return _plain(value.value, path, depth)
+    if not isinstance(value, dict | list | tuple):
+        return _plain_leaf(value, path)
+    if depth > MAX_DEPTH:
+        what = f"is nested deeper than {MAX_DEPTH} levels, or holds itself"
+        raise _unsupported(value, f"{path[:80]}...", what)
     if isinstance(value, dict):
-        return {
-            _key(key, path): _plain(item, _join(path, key), depth + 1)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if isinstance(value, memoryview):
-        return value.tobytes()
+        items = [(_plain_key(key, path), item) for key, item in value.items()]
+        prefix = f"{path}." if path else ""
+        return {key: _plain(item, f"{prefix}{key}", depth + 1) for key, item in items}
+    return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+
+
+def _plain_leaf(value: Any, path: str) -> Any:
     try:
-        ormsgpack.packb(value, _replace, _OPTIONS)
-    except (TypeError, ValueError) as error:
+        if isinstance(value, memoryview):
+            return value.tobytes()
         if isinstance(value, str):
-            raise _unsupported(
-                value, path, "holds a lone surrogate, which UTF-8 cannot carry"
-            ) from None
-        try:
-            _replace(value)
-        except ValueError as reason:
-            raise _unsupported(value, path, f"cannot travel: {reason}") from error
-        except TypeError:
-            pass
+            str.encode(value)
+        return value if isinstance(value, _NATIVE) else _replace(value)
+    except UnicodeEncodeError:
+        what = "holds a lone surrogate, which UTF-8 cannot carry"
+        raise _unsupported(value, path, what) from None
+    except TypeError:
         raise _unsupported(value, path, "cannot travel") from None
-    return value
+    except Exception as reason:
+        raise _unsupported(value, path, f"cannot travel: {reason}") from reason
 
 
-def _key(key: Any, path: str) -> str:
-    if isinstance(key, Enum):
-        key = key.value
+def _plain_key(key: Any, path: str) -> str:
     if not isinstance(key, str):
         raise _unsupported(key, path or "the packet", "has a key that is not a str")
     try:
-        key.encode()
+        str.encode(key)
     except UnicodeEncodeError:
         raise _unsupported(key, path or "the packet", "has a key with a lone surrogate") from None
-    return str(key)
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
+    return str.__str__(key)
 
 
 def _name(kind: type) -> str:
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _unsupported(value: Any, path: str, what: str) -> UnsupportedValue:
     name = _name(type(value))
-    return UnsupportedValue(
-        f"{path!r} {what} (type {name})".encode("ascii", "backslashreplace").decode(),
-        path=path,
-        value_type=name,
-    )
+    return UnsupportedValue(f"{path!r} {what} (type {name})", path=path, value_type=name)
 
 
 def _restore(tag: int, data: bytes) -> Any:
@@ -202,9 +217,9 @@ def decode(data: bytes | memoryview) -> Any:
     try:
         return ormsgpack.unpackb(data, ext_hook=_restore)
     except ValueError as error:
-        raise RemoteProtocolError(
-            f"a value cannot be decoded: {error}", code="malformed_value"
-        ) from None
+        reason = str(error)
+    _raise_if_interrupted(lambda: ormsgpack.unpackb(data, ext_hook=_restore))
+    raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
 
 
 def decode_packets(data: bytes | memoryview, count: int) -> Iterator[Packet]:

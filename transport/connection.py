@@ -1,7 +1,7 @@
 """One machine for both ends of a connection: bytes in give events, calls give bytes out.
 
-It does no I/O, knows no clock and starts no thread. It is not safe for threads: its owner calls it from one
-thread at a time, writes what ``data_to_send()`` returns, in that order, and nothing else.
+It does no I/O, knows no clock and starts no thread. It is not safe for threads: its owner calls it
+from one thread at a time, writes what ``data_to_send()`` returns, in that order, and nothing else.
 
 After a RemoteProtocolError, write ``data_to_send()`` once more (it tells the peer why) and close.
 """
@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
-from pyf.transport import codec, frames
+from pyf.transport import codec, frames, payloads
 from pyf.transport.errors import (
     FlowRefused,
     LocalProtocolError,
@@ -42,11 +42,10 @@ from pyf.transport.limits import (
     BATCH_PACKETS,
     INITIAL_BYTES,
     INITIAL_PACKETS,
-    KIB,
+    MAX_REFUSED,
     MAX_SKIPPED,
     Limits,
 )
-from pyf.transport.packet import Packet
 from pyf.transport.states import (
     SENDERS,
     ConnectionState,
@@ -57,26 +56,8 @@ from pyf.transport.states import (
 )
 from pyf.transport.window import ReceiveWindow, SendWindow
 
-SOFTWARE = "pyf.station"
-
-_NONE = type(None)
-_HELLO_FIELDS: dict[str, tuple[type, ...]] = {
-    "max_packet": (int,),
-    "max_header": (int,),
-    "window_packets": (int,),
-    "window_bytes": (int,),
-    "required": (list, _NONE),
-    "software": (str, _NONE),
-}
-_OPEN_FIELDS: dict[str, tuple[type, ...]] = {"header": (dict, _NONE), "timeout": (float, _NONE)}
-_ERROR_FIELDS: dict[str, tuple[type, ...]] = {
-    "code": (str, _NONE),
-    "error_class": (str, _NONE),
-    "error_id": (str, _NONE),
-    "message": (str, _NONE),
-    "traceback": (str, _NONE),
-}
-_STATUSES = frozenset({"success", "error", "refused", "cancelled", "deadline"})
+MAX_FLOW = 2**32 - 1
+"""The last number that a flow can have."""
 
 
 @dataclass(slots=True)
@@ -97,17 +78,16 @@ class Connection:
         self.limits = limits or Limits()
         self.state = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
-        self._parser = FrameParser(
-            max_batch=max(self.limits.max_packet, BATCH_BYTES) + frames.BATCH.size,
-            max_open=self.limits.max_header + KIB,
-        )
+        self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
         self._flows: dict[int, _Flow] = {}
         self._last_flow = 0
         self._out: list[bytes] = []
         self._eof = False
+        self._hello_sent = False
         self._leaving = False
         self._skipped = 0
         # Until the peer's HELLO comes, what every peer can be trusted to take.
+        self._peer_known = False
         self._peer_max_packet = INITIAL_BYTES
         self._peer_max_header = INITIAL_BYTES
         self._peer_window = (INITIAL_PACKETS, INITIAL_BYTES)
@@ -121,27 +101,42 @@ class Connection:
         out, self._out = self._out, []
         return out
 
-    def open_flow(self, header: dict[str, Any] | None = None, timeout: float | None = None) -> int:
+    def open_flow(
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        waits: bool = True,
+    ) -> int:
         """Open a flow and return its number. Without *header*, its first packet is the header.
 
-        Raises FlowRefused where the peer takes no more flows, PacketError if *header* cannot travel.
+        *timeout* is what the client gives the whole call, in seconds. A client that doesn't wait
+        for the result (*waits*) may close the connection behind its END.
+
+        Raises FlowRefused where no more flows can be opened, PacketError if *header* cannot travel
+        (before the peer's HELLO, one of more than ``INITIAL_BYTES`` cannot), ValueError for a
+        timeout that is negative or not finite.
         """
-        if self.state is not ConnectionState.READY and self._leaving_or_closed():
-            raise FlowRefused("the server is draining: it takes no new flows", code="draining")
+        self._check_sender(FrameType.OPEN)
+        if (
+            self._leaving
+            or self.state not in (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
+            or self._last_flow == MAX_FLOW
+        ):
+            raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
         if header is not None:
-            size = len(frames.encode_fields(header))
+            size = len(codec.encode_packet(header))
             if size > self._peer_max_header:
                 raise _too_large(size, self._peer_max_header, "max_header")
-        fields = {"header": header, "timeout": None if timeout is None else float(timeout)}
+        payload = payloads.encode_open(header, timeout, waits)
         flow = self._add_flow(self._last_flow + 1)
-        self._send(flow, FrameType.OPEN, frames.encode_fields(fields))
+        self._send(flow, FrameType.OPEN, payload)
         return flow.id
 
     def send_packets(self, flow_id: int, pending: deque[bytes]) -> int:
-        """Send from the left of *pending* what the credit allows, and return how many packets that was.
+        """Send from the left of *pending* what the credit allows; return how many packets that was.
 
-        Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet, which is then
-        no longer in *pending*, that the peer does not take.
+        Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet that the
+        peer does not take; it is then no longer in *pending*, and those before it have been sent.
         """
         flow = self._flow(flow_id)
         total = 0
@@ -165,33 +160,37 @@ class Connection:
     def abort(self, flow_id: int, error_class: str) -> None:
         """Say that the generator failed (client)."""
         flow = self._flow(flow_id)
-        fields = frames.encode_fields({"error_class": error_class})
-        self._send(flow, FrameType.ABORT, frames.END.pack(flow.send.sent_packets), fields)
+        payload = payloads.encode_abort(flow.send.sent_packets, error_class)
+        self._send(flow, FrameType.ABORT, payload)
 
     def cancel(self, flow_id: int) -> None:
         """Give the flow up (client)."""
         self._send(self._flow(flow_id), FrameType.CANCEL)
 
     def finish(self, flow_id: int, consumed: int, status: str, **facts: Any) -> None:
-        """Say the last word on a flow (server): a *status* of ResultReceived, and its value or error facts.
+        """Say the last word on a flow (server): a *status* of RESULT, and its value or error facts.
 
         Raises PacketError, with nothing sent, if the value cannot travel.
         """
         flow = self._flow(flow_id)
-        fields = frames.encode_fields({"status": status, **facts})
-        if len(fields) > self._peer_max_packet:
-            raise _too_large(len(fields), self._peer_max_packet, "max_packet")
-        counts = frames.RESULT.pack(consumed, flow.send.sent_packets)
-        self._send(flow, FrameType.RESULT, counts, fields)
+        if status not in payloads.STATUSES or consumed > flow.receive.received_packets:
+            text = f"{status!r} after {consumed} packets is no result of flow {flow_id}"
+            raise LocalProtocolError(text, code="malformed_value")
+        payload = payloads.encode_result(consumed, flow.send.sent_packets, status, facts)
+        if (size := len(payload) - frames.RESULT.size) > self._peer_max_packet:
+            raise _too_large(size, self._peer_max_packet, "max_packet")
+        self._send(flow, FrameType.RESULT, payload)
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
-        """Count *packets* of *size* bytes as taken by the user; credit follows by itself. A closed flow is no error."""
+        """Count *packets* of *size* bytes as taken by the user; credit follows by itself.
+
+        A flow that has been closed meanwhile is no error.
+        """
         flow = self._flows.get(flow_id)
-        if (
-            flow is not None
-            and flow.receive.consume(packets, size)
-            and not self._done_receiving(flow)
-        ):
+        if flow is None:
+            return
+        due = flow.receive.consume(packets, size)
+        if due and not self._done_receiving(flow):
             credit = frames.CREDIT.pack(flow.receive.consumed_packets, *flow.receive.grant())
             self._send(flow, FrameType.CREDIT, credit)
 
@@ -200,13 +199,11 @@ class Connection:
         self._out += frames.encode_frame(FrameType.PING, 0, token.to_bytes(8, "big"))
 
     def go_away(self, code: str, message: str) -> None:
-        """Tell the peer that no flow beyond those it has opened will be served, and why. Once is enough."""
+        """Tell the peer that flows beyond those it has opened won't be served. Once is enough."""
         if not self._leaving:
-            self._leaving = True
-            reason = frames.encode_fields({"code": code, "message": message})
-            self._out += frames.encode_frame(
-                FrameType.GOAWAY, 0, frames.GOAWAY.pack(self._last_flow), reason
-            )
+            if not self._hello_sent:
+                self._send_hello()
+            self._send_go_away(code, message)
 
     # What is known
 
@@ -270,114 +267,96 @@ class Connection:
         return None
 
     def fail(self, error: RemoteProtocolError) -> None:
-        """Take the peer's breach, found here or where its packets are decoded: tell it, and take nothing more."""
+        """Take the peer's breach, found here or where its packets are decoded.
+
+        The peer is told; nothing more is taken from it.
+        """
         if self.state is not ConnectionState.CLOSED:
-            self._leaving = False
-            self.go_away(error.code, str(error))
+            self._send_go_away(error.code, str(error))
             self.state = ConnectionState.CLOSED
 
     def _receive(self, frame: Frame) -> Event | None:
-        if not isinstance(frame.type, FrameType):
-            self._skipped += 1
-            if self._skipped > MAX_SKIPPED:
-                text = f"more than {MAX_SKIPPED} frames of unknown types"
-                raise RemoteProtocolError(
-                    text, code="flood", limit=MAX_SKIPPED, actual=self._skipped
-                )
+        kind = frame.type
+        if not isinstance(kind, FrameType):
+            self._skip()
             return None
-        if self.role.peer not in SENDERS[frame.type]:
-            text = f"{frame.type.name} is not for the {self.role.peer.value} to send"
+        if self.role.peer not in SENDERS[kind]:
+            text = f"{kind.name} is not for the {self.role.peer.value} to send"
             raise RemoteProtocolError(text, code="unexpected_frame")
         try:
-            self.state = advance_connection(self.state, frame.type)
-            return _RECEIVERS[frame.type](self, frame)
+            self.state = advance_connection(self.state, kind)
+            return self._RECEIVERS[kind](self, frame)
         except LocalProtocolError as error:
             raise RemoteProtocolError(str(error), code=error.code) from None
 
+    def _skip(self) -> None:
+        self._skipped += 1
+        if self._skipped > MAX_SKIPPED:
+            raise RemoteProtocolError(
+                f"more than {MAX_SKIPPED} frames of unknown types",
+                code="flood",
+                limit=MAX_SKIPPED,
+                actual=self._skipped,
+            )
+
     def _receive_hello(self, frame: Frame) -> Event:
-        magic, least, most = frames.HELLO.unpack_from(frame.payload)
-        if magic != frames.MAGIC or not least <= frames.VERSION <= most:
-            raise RemoteProtocolError(
-                f"the peer speaks versions {least} to {most} of {magic!r}, this side version {frames.VERSION} of {frames.MAGIC!r}",
-                code="version",
-            )
-        fields = frames.decode_fields(memoryview(frame.payload)[frames.HELLO.size :], _HELLO_FIELDS)
-        if fields["required"]:
-            raise RemoteProtocolError(
-                f"the peer requires {fields['required']!r}"[:200], code="required_feature"
-            )
-        window = (fields["window_packets"], fields["window_bytes"])
-        if (
-            window < (INITIAL_PACKETS, 0)
-            or window[1] < INITIAL_BYTES
-            or min(fields["max_packet"], fields["max_header"]) < 1
-        ):
-            raise RemoteProtocolError(
-                "the peer's HELLO announces limits below the least allowed", code="malformed_value"
-            )
+        hello = payloads.decode_hello(frame.payload)
         self._parser.allowed = ()
-        self._peer_max_packet, self._peer_max_header = fields["max_packet"], fields["max_header"]
-        self._peer_window = window
+        self._peer_known = True
+        self._peer_max_packet, self._peer_max_header = hello.max_packet, hello.max_header
+        self._peer_window = (hello.window_packets, hello.window_bytes)
         for flow in self._flows.values():
-            flow.send.widen(*window)
-        if self.role is Role.SERVER:
+            flow.send.widen(*self._peer_window)
+        if not self._hello_sent:
             self._send_hello()
-        return HelloReceived(max_packet=fields["max_packet"], software=fields["software"] or "")
+        return HelloReceived(max_packet=hello.max_packet, software=hello.software)
 
     def _receive_open(self, frame: Frame) -> Event | None:
         if frame.flow <= self._last_flow:
             text = f"flow {frame.flow} is opened after flow {self._last_flow}"
             raise RemoteProtocolError(text, code="flow_number")
-        fields = frames.decode_fields(frame.payload, _OPEN_FIELDS)
+        header, timeout, waits = payloads.decode_open(frame.payload)
         flow = self._add_flow(frame.flow)
         flow.state = advance_flow(flow.state, FrameType.OPEN)
+        limit, count = self.limits.max_flows, len(self._flows)
+        if count > limit + MAX_REFUSED:
+            text = f"{count} flows are open, where the server takes {limit} (its Limits.max_flows)"
+            raise RemoteProtocolError(
+                text, code="flood", limit=limit, actual=count, option="max_flows"
+            )
         if self._leaving:
-            self.finish(flow.id, 0, "refused", code="draining", message="the server is draining")
-            return None
-        if len(self._flows) > self.limits.max_flows:
-            message = f"the server takes {self.limits.max_flows} flows on one connection (its Limits.max_flows)"
-            self.finish(flow.id, 0, "refused", code="too_many_flows", message=message)
-            return None
-        header = None if fields["header"] is None else Packet(fields["header"])
-        return FlowOpened(flow_id=flow.id, header=header, timeout=fields["timeout"])
+            code, text = "draining", "the server is draining: it takes no new flow"
+        elif count > limit:
+            code = "too_many_flows"
+            text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
+        else:
+            return FlowOpened(flow_id=flow.id, header=header, timeout=timeout, waits=waits)
+        self.finish(flow.id, 0, "refused", code=code, message=text)
+        return None
 
     def _receive_packets(self, frame: Frame) -> Event | None:
         batch = frames.decode_batch(frame.payload)
         flow, wanted = self._advance(frame)
         if batch.first != flow.receive.received_packets:
-            text = (
-                f"packet {batch.first} came where packet {flow.receive.received_packets} was next"
-            )
+            due = flow.receive.received_packets
+            text = f"packet {batch.first} came where packet {due} was next"
             raise RemoteProtocolError(text, code="sequence")
-        if batch.packets == 1 and batch.size > self.limits.max_packet:
-            raise RemoteProtocolError(
-                f"a packet of {batch.size} bytes, where {self.limits.max_packet} are allowed",
-                code="frame_length",
-                limit=self.limits.max_packet,
-                actual=batch.size,
-                option="max_packet",
-            )
         flow.receive.receive(batch.packets, batch.size)
         return PacketsReceived(flow_id=flow.id, batch=batch) if wanted else None
 
     def _receive_end(self, frame: Frame) -> Event | None:
         (count,) = frames.END.unpack(frame.payload)
         flow, wanted = self._advance(frame)
-        self._check_count(count, flow)
+        flow.receive.check_count(count)
         return FlowEnded(flow_id=flow.id, count=count) if wanted else None
 
     def _receive_abort(self, frame: Frame) -> Event | None:
-        (count,) = frames.END.unpack_from(frame.payload)
-        fields = frames.decode_fields(
-            memoryview(frame.payload)[frames.END.size :], {"error_class": (str,)}
-        )
+        count, error_class = payloads.decode_abort(frame.payload)
         flow, wanted = self._advance(frame)
-        self._check_count(count, flow)
-        return (
-            FlowAborted(flow_id=flow.id, count=count, error_class=fields["error_class"])
-            if wanted
-            else None
-        )
+        flow.receive.check_count(count)
+        if not wanted:
+            return None
+        return FlowAborted(flow_id=flow.id, count=count, error_class=error_class)
 
     def _receive_cancel(self, frame: Frame) -> Event | None:
         if self._gone(frame):
@@ -386,26 +365,14 @@ class Connection:
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
-        consumed, messages = frames.RESULT.unpack_from(frame.payload)
-        body = memoryview(frame.payload)[frames.RESULT.size :]
-        fields = frames.decode_fields(body, {"status": (str,), **_ERROR_FIELDS})
-        if fields["status"] not in _STATUSES:
-            raise RemoteProtocolError(
-                f"a result may not be {fields['status'][:80]!r}", code="malformed_value"
-            )
+        consumed, messages, status, value, error = payloads.decode_result(frame.payload)
         flow, wanted = self._advance(frame)
-        self._check_count(messages, flow)
-        if consumed > flow.send.sent_packets:
-            text = f"the handler consumed {consumed} packets of {flow.send.sent_packets} sent"
-            raise RemoteProtocolError(text, code="count")
+        flow.receive.check_count(messages)
+        flow.send.check_consumed(consumed)
         if not wanted:
             return None
         return ResultReceived(
-            flow_id=flow.id,
-            consumed=consumed,
-            status=fields["status"],
-            value=codec.decode(body).get("value"),
-            error={name: fields[name] for name in _ERROR_FIELDS},
+            flow_id=flow.id, consumed=consumed, status=status, value=value, error=error
         )
 
     def _receive_credit(self, frame: Frame) -> Event | None:
@@ -413,9 +380,7 @@ class Connection:
             return None
         consumed, packets, size = frames.CREDIT.unpack(frame.payload)
         flow, wanted = self._advance(frame)
-        if consumed > flow.send.sent_packets:
-            text = f"the peer consumed {consumed} packets of {flow.send.sent_packets} sent"
-            raise RemoteProtocolError(text, code="count")
+        flow.send.check_consumed(consumed)
         flow.send.grant(packets, size)
         return CreditReceived(flow_id=flow.id, consumed=consumed) if wanted else None
 
@@ -427,38 +392,55 @@ class Connection:
         return PongReceived(token=int.from_bytes(frame.payload, "big"))
 
     def _receive_go_away(self, frame: Frame) -> Event:
-        (last_flow,) = frames.GOAWAY.unpack_from(frame.payload)
-        body = memoryview(frame.payload)[frames.GOAWAY.size :]
-        fields = frames.decode_fields(body, {"code": (str,), "message": (str,)})
-        return GoAwayReceived(last_flow=last_flow, **fields)
+        last_flow, code, message = payloads.decode_go_away(frame.payload)
+        return GoAwayReceived(last_flow=last_flow, code=code, message=message)
+
+    _RECEIVERS: ClassVar[dict[FrameType, Callable[[Connection, Frame], Event | None]]] = {
+        FrameType.HELLO: _receive_hello,
+        FrameType.OPEN: _receive_open,
+        FrameType.DATA: _receive_packets,
+        FrameType.MESSAGE: _receive_packets,
+        FrameType.END: _receive_end,
+        FrameType.ABORT: _receive_abort,
+        FrameType.CANCEL: _receive_cancel,
+        FrameType.RESULT: _receive_result,
+        FrameType.CREDIT: _receive_credit,
+        FrameType.PING: _receive_ping,
+        FrameType.PONG: _receive_pong,
+        FrameType.GOAWAY: _receive_go_away,
+    }
 
     # What they share
 
     def _send_hello(self) -> None:
-        fields = {
-            "max_packet": self.limits.max_packet,
-            "max_header": self.limits.max_header,
-            "window_packets": self.limits.window_packets,
-            "window_bytes": self.limits.window_bytes,
-            "required": [],
-            "software": SOFTWARE,
-        }
-        head = frames.HELLO.pack(frames.MAGIC, frames.VERSION, frames.VERSION)
-        self._out += frames.encode_frame(FrameType.HELLO, 0, head, frames.encode_fields(fields))
+        self._hello_sent = True
+        self._out += frames.encode_frame(FrameType.HELLO, 0, payloads.encode_hello(self.limits))
+
+    def _send_go_away(self, code: str, message: str) -> None:
+        self._leaving = True
+        payload = payloads.encode_go_away(self._last_flow, code, message)
+        self._out += frames.encode_frame(FrameType.GOAWAY, 0, payload)
 
     def _send(self, flow: _Flow, type: FrameType, *payload: bytes) -> None:
+        self._check_sender(type)
         flow.state = advance_flow(flow.state, type)
         self._out += frames.encode_frame(type, flow.id, *payload)
         self._forget_closed(flow)
 
+    def _check_sender(self, type: FrameType) -> None:
+        if self.role not in SENDERS[type]:
+            text = f"{type.name} is not for the {self.role.value} to send"
+            raise LocalProtocolError(text, code="unexpected_frame")
+
     def _advance(self, frame: Frame) -> tuple[_Flow, bool]:
-        """Apply a received frame to its flow; return it, and whether this side still wants such frames."""
+        """Apply a received frame to its flow; return it, and whether its user still cares."""
+        kind = FrameType(frame.type)
         flow = self._flows.get(frame.flow)
         if flow is None:
-            text = f"{FrameType(frame.type).name} on flow {frame.flow}, which is not open"
+            text = f"{kind.name} on flow {frame.flow}, which is not open"
             raise RemoteProtocolError(text, code="unknown_flow")
         wanted = not self._done_receiving(flow)
-        flow.state = advance_flow(flow.state, FrameType(frame.type))
+        flow.state = advance_flow(flow.state, kind)
         self._forget_closed(flow)
         return flow, wanted
 
@@ -471,10 +453,8 @@ class Connection:
         return frame.flow not in self._flows and 0 < frame.flow <= self._last_flow
 
     def _add_flow(self, number: int) -> _Flow:
-        windows = (self.limits.window_packets, self.limits.window_bytes)
-        flow = _Flow(
-            number, FlowState.IDLE, SendWindow(*self._peer_window), ReceiveWindow(*windows)
-        )
+        receive = ReceiveWindow(self.limits.window_packets, self.limits.window_bytes)
+        flow = _Flow(number, FlowState.IDLE, SendWindow(*self._peer_window), receive)
         self._flows[number] = flow
         self._last_flow = number
         return flow
@@ -489,34 +469,23 @@ class Connection:
         except KeyError:
             raise LocalProtocolError(f"flow {flow_id} is not open", code="unknown_flow") from None
 
-    def _leaving_or_closed(self) -> bool:
-        return self._leaving or self.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
-
     def _take(self, window: SendWindow, pending: deque[bytes]) -> list[bytes]:
-        """Take from *pending* the packets of the next frame: as many as credit and batch size allow, maybe none."""
+        """Take the packets of the next frame: as many as credit and batch size allow, or none."""
         count = min(len(pending), BATCH_PACKETS, window.open_packets)
         batch = [pending.popleft() for _ in range(count)]
         room = min(window.open_bytes, BATCH_BYTES)
-        if sum(map(len, batch)) > room:
+        if batch and sum(map(len, batch)) > room:
+            size = len(batch[0])
+            too_large = size > self._peer_max_packet
             fitting = bisect_right(list(accumulate(map(len, batch))), room)
-            if not fitting:
-                size = len(batch[0])
-                if (
-                    size > self._peer_max_packet
-                    and self.state is not ConnectionState.AWAITING_HELLO
-                ):
-                    raise _too_large(size, self._peer_max_packet, "max_packet")
-                fitting = size <= self._peer_max_packet and window.fits(1, size)
+            if not fitting and not too_large and window.fits(1, size):
+                fitting = 1
             pending.extendleft(reversed(batch[fitting:]))
             del batch[fitting:]
+            if too_large and self._peer_known:
+                pending.popleft()
+                raise _too_large(size, self._peer_max_packet, "max_packet")
         return batch
-
-    def _check_count(self, count: int, flow: _Flow) -> None:
-        received = flow.receive.received_packets
-        if count != received:
-            raise RemoteProtocolError(
-                f"the peer counts {count} packets where {received} came", code="count"
-            )
 
 
 def _too_large(size: int, limit: int, option: str) -> PacketTooLarge:
@@ -526,19 +495,3 @@ def _too_large(size: int, limit: int, option: str) -> PacketTooLarge:
         limit=limit,
         option=option,
     )
-
-
-_RECEIVERS: dict[FrameType, Callable[[Connection, Frame], Event | None]] = {
-    FrameType.HELLO: Connection._receive_hello,
-    FrameType.OPEN: Connection._receive_open,
-    FrameType.DATA: Connection._receive_packets,
-    FrameType.MESSAGE: Connection._receive_packets,
-    FrameType.END: Connection._receive_end,
-    FrameType.ABORT: Connection._receive_abort,
-    FrameType.CANCEL: Connection._receive_cancel,
-    FrameType.RESULT: Connection._receive_result,
-    FrameType.CREDIT: Connection._receive_credit,
-    FrameType.PING: Connection._receive_ping,
-    FrameType.PONG: Connection._receive_pong,
-    FrameType.GOAWAY: Connection._receive_go_away,
-}

@@ -5,21 +5,22 @@
     StationError
     ├── ConnectFailed        (ConnectionError)  no connection could be made
     ├── ConnectionLost       (ConnectionError)  the connection ended before the flow did
-    │   └── OutcomeUnknown                      … after the whole flow was sent: the result is unknown
+    │   └── OutcomeUnknown                      … after the whole flow was sent: no result came
     ├── ServerError                             the handler failed, or said ``client.error(…)``
-    ├── ClientError                             the client's generator failed (raised in the handler's flow)
-    ├── BadFlowEnding                           the connection ended before the flow (raised in the handler's flow)
-    ├── FlowRefused                             the server did not start the handler: safe to try elsewhere
+    ├── ClientError                             the client's generator failed (raised in ``flow``)
+    ├── BadFlowEnding                           the connection ended before the flow (as above)
+    ├── FlowRefused                             no handler was started: safe to try elsewhere
     ├── FlowCancelled                           the other side, or this one, gave the flow up
-    ├── DeadlineExceeded     (TimeoutError)     the time given to a call, or to one wait, is over
+    ├── DeadlineExceeded     (TimeoutError)     the time given to a call, or to a wait, is over
     ├── PacketError                             a packet cannot travel
-    │   ├── UnsupportedValue (TypeError)        it holds a value of a type that does not travel
+    │   ├── UnsupportedValue (TypeError)        it holds a value that does not travel
     │   └── PacketTooLarge   (ValueError)       it is larger than ``Limits.max_packet``
     └── ProtocolError
-        ├── LocalProtocolError                  this side made a move that the protocol does not allow
+        ├── LocalProtocolError                  this side made a move that is not allowed
         └── RemoteProtocolError                 the peer did
 
-An error states its facts as attributes, named in its class; ``str(error)`` is the sentence for people.
+An error states its facts as attributes, named in its class; ``str(error)`` is the sentence for
+people.
 """
 
 from __future__ import annotations
@@ -45,16 +46,8 @@ class StationError(Exception):
         super().__init__(message)
         if unknown := facts.keys() - self._declared:
             raise TypeError(f"{type(self).__name__} has no fact named {', '.join(sorted(unknown))}")
-        self._facts = facts
         for name, value in facts.items():
             setattr(self, name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), str(self), self._facts)
-
-
-def _rebuild(cls: type[StationError], message: str, facts: dict[str, Any]) -> StationError:
-    return cls(message, **facts)
 
 
 class ConnectFailed(StationError, ConnectionError):
@@ -78,14 +71,15 @@ class ConnectionLost(StationError, ConnectionError):
 
 
 class OutcomeUnknown(ConnectionLost):
-    """The whole flow was sent, but its result never came: the handler may or may not have succeeded."""
+    """The whole flow was sent, but no result came: the handler may have succeeded, or not."""
 
 
 class ServerError(StationError):
     """The handler failed, or said ``client.error(…)``."""
 
     code: str = ""
-    """``"handler_failed"`` for an exception that the handler raised, ``"handler_error"`` for one it reported."""
+    """``"handler_failed"`` for an exception that the handler raised, ``"handler_error"`` for one
+    it reported."""
     error_class: str = ""
     """Name of the exception's class on the server."""
     error_id: str = ""
@@ -101,7 +95,7 @@ class ServerError(StationError):
 
 
 class ClientError(StationError):
-    """The client's generator failed. Raised in the handler's flow, after the packets that came before."""
+    """The client's generator failed. Raised in the handler's flow, after the packets before it."""
 
     error_class: str = ""
     """Name of the exception's class on the client."""
@@ -117,7 +111,7 @@ class BadFlowEnding(StationError):
 
 
 class FlowRefused(StationError):
-    """The server refused the flow before its handler saw it. It is safe to send it again, or elsewhere."""
+    """The flow was refused before a handler saw it. It is safe to send it again, or elsewhere."""
 
     code: str = ""
     """``"busy"``, ``"draining"`` or ``"too_many_flows"``."""

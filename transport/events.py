@@ -40,6 +40,8 @@ class FlowOpened(FlowEvent):
     """The header, or None where the flow's first packet is the header."""
     timeout: float | None
     """Seconds that the client gives the whole call, or None."""
+    waits: bool
+    """Whether the client waits for the result; if not, it may close behind its END."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class ResultReceived(FlowEvent):
     value: Any
     """What the handler succeeded with."""
     error: dict[str, Any]
-    """Facts of a failure: code, error_class, error_id, message, traceback; those unknown are None."""
+    """Facts of a failure: code, error_class, error_id, message, traceback; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

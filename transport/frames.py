@@ -1,7 +1,7 @@
 """Bytes to frames and back: ``u32 length | u8 type | u32 flow | payload``, all big-endian.
 
-The length counts the payload alone. It is held against the limit of the frame's type before any of the
-payload is kept.
+The length counts the payload alone. It is held against the limit of the frame's type as soon as the
+frame's first nine bytes have come.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyf.transport import codec
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -50,7 +50,7 @@ class Frame(NamedTuple):
 
 HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
-"""First sequence number, then the head of a MessagePack array: its marker and the number of packets."""
+"""First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
@@ -63,7 +63,7 @@ GOAWAY = Struct(">I")
 
 _KNOWN = {int(frame): frame for frame in FrameType}
 
-# Shortest and longest payload. What carries packets is bounded by the limits of the side that receives.
+# Shortest and longest payload; for what carries packets, the limits of the receiver say more.
 _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.HELLO: (HELLO.size + 1, MAX_HELLO),
     FrameType.END: (END.size, END.size),
@@ -75,6 +75,14 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.GOAWAY: (GOAWAY.size + 1, MAX_CONTROL),
 }
 
+# The limit of the receiver that a frame was too long for.
+_OPTIONS: dict[FrameType | None, str] = {
+    FrameType.OPEN: "max_header",
+    FrameType.DATA: "max_packet",
+    FrameType.MESSAGE: "max_packet",
+    FrameType.RESULT: "max_packet",
+}
+
 
 def encode_frame(type: FrameType, flow: int, *payload: bytes) -> list[bytes]:
     """Return a frame as buffers to be written in a row; the payload is not copied."""
@@ -82,7 +90,7 @@ def encode_frame(type: FrameType, flow: int, *payload: bytes) -> list[bytes]:
 
 
 def encode_batch(type: FrameType, flow: int, first: int, count: int, packets: bytes) -> list[bytes]:
-    """Return the frame of a batch of *count* encoded packets, the first of which has number *first*."""
+    """Return the frame of a batch of *count* encoded packets, the first having number *first*."""
     head = HEADER.pack(BATCH.size + len(packets), type, flow) + BATCH.pack(first, ARRAY32, count)
     return [head, packets]
 
@@ -103,7 +111,10 @@ class Batch(NamedTuple):
         return len(self.payload) - BATCH.size
 
     def decode(self) -> Iterable[Packet]:
-        """Return an iterator of the packets; raises RemoteProtocolError if they are not what was announced."""
+        """Return an iterator of the packets.
+
+        Raises RemoteProtocolError if they are not what was announced.
+        """
         return codec.decode_packets(memoryview(self.payload)[8:], self.packets)
 
 
@@ -117,43 +128,20 @@ def decode_batch(payload: bytes) -> Batch:
     return Batch(first, count, payload)
 
 
-def encode_fields(fields: dict[str, Any]) -> bytes:
-    """Return *fields* as a MessagePack map."""
-    return codec.encode_packet(fields)
-
-
-def decode_fields(data: bytes | memoryview, expected: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return the map in *data*, holding the *expected* fields alone; one that is absent is None.
-
-    Raises RemoteProtocolError for a value of another type, where None is expected only if it is listed.
-    """
-    fields = codec.decode(data)
-    if type(fields) is not dict:
-        raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
-    found = {name: fields.get(name) for name in expected}
-    for name, kinds in expected.items():
-        if type(found[name]) not in kinds:
-            kind = type(found[name]).__name__
-            raise RemoteProtocolError(
-                f"the field {name!r} may not be a {kind}", code="malformed_value"
-            )
-    return found
-
-
 class FrameParser:
     """Takes bytes in pieces of any size, gives frames.
 
-    ``max_batch`` bounds the payload of a frame with packets or values, ``max_open`` that of an OPEN.
+    *max_packet* bounds the packets of a batch and the value of a RESULT, *max_header* an OPEN.
     """
 
-    def __init__(self, max_batch: int, max_open: int) -> None:
+    def __init__(self, max_packet: int, max_header: int) -> None:
         self._buffer = bytearray()
         self._limits = {
             **_LENGTHS,
-            FrameType.OPEN: (1, max_open),
-            FrameType.DATA: (BATCH.size + 1, max_batch),
-            FrameType.MESSAGE: (BATCH.size + 1, max_batch),
-            FrameType.RESULT: (RESULT.size + 1, max_batch),
+            FrameType.OPEN: (1, max_header + HEADER_ROOM),
+            FrameType.DATA: (BATCH.size + 1, max_packet + BATCH.size),
+            FrameType.MESSAGE: (BATCH.size + 1, max_packet + BATCH.size),
+            FrameType.RESULT: (RESULT.size + 1, max_packet + RESULT.size),
         }
         self.allowed: Collection[FrameType] = (FrameType.HELLO, FrameType.GOAWAY)
         """Frames that may come now: before the first HELLO, no other is worth buffering."""
@@ -173,40 +161,32 @@ class FrameParser:
         if len(buffer) < HEADER.size:
             return None
         length, number, flow = HEADER.unpack_from(buffer)
-        self._check(number, length)
+        kind = _KNOWN.get(number)
+        self._check(kind, number, length)
         end = HEADER.size + length
         if len(buffer) < end:
             return None
         payload = bytes(memoryview(buffer)[HEADER.size : end])
         del buffer[:end]
-        return Frame(_KNOWN.get(number, number), flow, payload)
+        return Frame(number if kind is None else kind, flow, payload)
 
-    def _check(self, number: int, length: int) -> None:
-        known = _KNOWN.get(number)
-        if self.allowed and known not in self.allowed:
+    def _check(self, kind: FrameType | None, number: int, length: int) -> None:
+        if self.allowed and kind not in self.allowed:
+            start = bytes(self._buffer[:12])
             raise RemoteProtocolError(
-                f"the peer does not speak this protocol: its first bytes are {bytes(self._buffer[:12])!r}",
+                f"the peer does not speak this protocol: its first bytes are {start!r}",
                 code="not_this_protocol",
             )
-        if known is None and not number & OPTIONAL:
-            raise RemoteProtocolError(
-                f"frame type {number:#04x} is not known", code="unknown_frame"
-            )
-        least, most = self._limits[known] if known else (0, MAX_CONTROL)
+        if kind is None and not number & OPTIONAL:
+            text = f"frame type {number:#04x} is not known"
+            raise RemoteProtocolError(text, code="unknown_frame")
+        least, most = (0, MAX_CONTROL) if kind is None else self._limits[kind]
         if not least <= length <= most:
-            name = known.name if known else f"{number:#04x}"
+            name = f"{number:#04x}" if kind is None else kind.name
             raise RemoteProtocolError(
                 f"a {name} frame of {length} bytes, where {least} to {most} are allowed",
                 code="frame_length",
                 limit=most if length > most else least,
                 actual=length,
-                option=self._option(known, length > most),
+                option=_OPTIONS.get(kind, "") if length > most else "",
             )
-
-    @staticmethod
-    def _option(known: FrameType | None, too_long: bool) -> str:
-        if too_long and known is FrameType.OPEN:
-            return "max_header"
-        if too_long and known in (FrameType.DATA, FrameType.MESSAGE, FrameType.RESULT):
-            return "max_packet"
-        return ""

@@ -6,18 +6,34 @@ from dataclasses import dataclass, fields
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 INITIAL_PACKETS = 1024
-"""Packets a client may send before the server's HELLO has come. Small: the server has agreed to nothing yet."""
+"""Packets a client may send on a flow before the server's HELLO has come. Small: the server has
+agreed to nothing yet."""
 
 INITIAL_BYTES = 64 * KIB
-"""Bytes of packets a client may send before the server's HELLO has come."""
+"""Bytes of packets a client may send on a flow before the server's HELLO has come; also the largest
+single packet, and header, until then."""
 
 MAX_HELLO = 4 * KIB
 """Payload bytes of a HELLO: what a stranger can make us buffer."""
 
 MAX_CONTROL = 64 * KIB
-"""Payload bytes of a frame that carries neither packets nor a value: names, texts and a traceback."""
+"""Payload bytes of a frame that carries neither packets nor a value: names and short texts."""
+
+MAX_TEXT = 1024
+"""Characters of a text in such a frame: enough to say what went wrong, and never too many."""
+
+MAX_FRAME = 2 * GIB
+"""What no ``max_packet`` or ``max_header`` may pass: with what surrounds it, a payload's length
+must fit 32 bits."""
+
+MAX_WINDOW = 2**62
+"""What no window may pass: an absolute limit must fit 64 bits for as long as a flow may last."""
+
+HEADER_ROOM = KIB
+"""Payload bytes of an OPEN beside its header."""
 
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
@@ -28,12 +44,18 @@ BATCH_PACKETS = 512
 MAX_SKIPPED = 100
 """Optional frames of unknown type that a connection skips before it counts as a flood."""
 
+MAX_REFUSED = 16384
+"""Flows beyond ``max_flows`` that were refused, and that their client has not closed yet, before it
+counts as a flood. Some may be on the way before the first refusal is heard; each costs 0.5 KiB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The bounds that one side keeps, given to servers and clients as ``limits=``.
 
-    Sizes are in bytes, times in seconds. Raises ValueError for a bound that cannot work.
+    Sizes are in bytes, times in seconds. Raises TypeError for a bound that is not a number,
+    ValueError for one that cannot work: the first four may not be lower than what a client may
+    send before it knows them.
     """
 
     max_packet: int = 16 * MIB
@@ -47,7 +69,7 @@ class Limits:
 
     window_bytes: int = 1 * MIB
     """Bytes of packets of one flow that may be on the way or wait unread, each way: a round trip
-    of 8 ms at 1 Gbit/s. One packet that is larger than half of it may pass while half of it is open."""
+    of 8 ms at 1 Gbit/s. One packet of any size may pass while half of it is open."""
 
     max_flows: int = 16384
     """Flows open at once on one connection."""
@@ -64,12 +86,20 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"Limits.{field.name} must be a number, not {value!r}")
-            if not value > 0:
+            kinds = int if isinstance(field.default, int) else int | float
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                kind = "an int" if kinds is int else "a number"
+                raise TypeError(f"Limits.{field.name} must be {kind}, not {value!r}")
+            if not 0 < value < float("inf"):
                 raise ValueError(f"Limits.{field.name} must be more than 0, not {value!r}")
-        for name, least in (("window_packets", INITIAL_PACKETS), ("window_bytes", INITIAL_BYTES)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(
-                    f"Limits.{name} is {value}: below {least}, which a client may send before it knows the window"
-                )
+        for name, (least, most) in _RANGES.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"Limits.{name} must be {least} to {most}, not {value}")
+
+
+_RANGES = {
+    "max_packet": (INITIAL_BYTES, MAX_FRAME),
+    "max_header": (INITIAL_BYTES, MAX_FRAME),
+    "window_packets": (INITIAL_PACKETS, MAX_WINDOW),
+    "window_bytes": (INITIAL_BYTES, MAX_WINDOW),
+}

@@ -28,9 +28,15 @@ class ConnectionState(Enum):
     """Where a connection stands, seen by the side that receives."""
 
     AWAITING_HELLO = "awaiting hello"
+    """Nothing has come yet."""
+    REFUSED = "refused"
+    """The peer has sent a GOAWAY in place of its HELLO."""
     READY = "ready"
+    """Both sides may open and serve flows."""
     DRAINING = "draining"
+    """The peer has sent a GOAWAY; the flows that are open go on."""
     CLOSED = "closed"
+    """Nothing is taken any more: the peer has closed its side, or broken the protocol."""
 
 
 class FlowState(Enum):
@@ -68,16 +74,17 @@ SENDERS: dict[FrameType, frozenset[Role]] = {
 
 _C, _F = ConnectionState, FrameType
 
+_ANY_TIME = (_F.PING, _F.PONG)
+_ON_FLOWS = (_F.DATA, _F.END, _F.ABORT, _F.CANCEL, _F.MESSAGE, _F.RESULT, _F.CREDIT)
+
 CONNECTION_MOVES: dict[tuple[ConnectionState, FrameType], ConnectionState] = {
     (_C.AWAITING_HELLO, _F.HELLO): _C.READY,
-    (_C.AWAITING_HELLO, _F.GOAWAY): _C.DRAINING,
-    **{
-        (state, frame): state
-        for state in (_C.READY, _C.DRAINING)
-        for frame in FrameType
-        if frame not in (_F.HELLO, _F.GOAWAY)
-    },
+    (_C.AWAITING_HELLO, _F.GOAWAY): _C.REFUSED,
+    (_C.REFUSED, _F.GOAWAY): _C.REFUSED,
+    (_C.READY, _F.OPEN): _C.READY,
+    **{(_C.READY, frame): _C.READY for frame in (*_ON_FLOWS, *_ANY_TIME)},
     (_C.READY, _F.GOAWAY): _C.DRAINING,
+    **{(_C.DRAINING, frame): _C.DRAINING for frame in (*_ON_FLOWS, *_ANY_TIME)},
     (_C.DRAINING, _F.GOAWAY): _C.DRAINING,
 }
 """Connection state and received frame give the next connection state."""

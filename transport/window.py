@@ -1,12 +1,12 @@
 """Credit: how much may be sent, as arithmetic.
 
-1. Credit is an absolute limit, in packets and in bytes of encoded packets, counted from the start of the flow.
-   Saying the same credit twice changes nothing.
+1. Credit is an absolute limit, in packets and in bytes of encoded packets, counted from the start
+   of the flow. Saying the same credit twice changes nothing.
 2. A batch may be sent if, with it, neither limit is passed.
-3. A batch of one packet may pass the limit in bytes if, before it, at least half of the window in bytes
-   is open. So a packet larger than the window passes, and a receiver holds at most one such packet.
-4. A receiver grants credit once half of a window, in packets or in bytes, has been consumed since its last
-   grant. So a sender that waits will hear of it, and credit costs little.
+3. A batch of one packet may pass the limit in bytes if, before it, at least half of the window in
+   bytes is open. So a packet larger than the window passes, and a receiver holds at most one such.
+4. A receiver grants credit once half of a window, in packets or in bytes, has been consumed since
+   its last grant. So a sender that waits will hear of it, and credit costs little.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class SendWindow:
 
     __slots__ = ("bytes_limit", "packets_limit", "sent_bytes", "sent_packets", "window_bytes")
 
-    def __init__(self, packets: int, bytes: int) -> None:
+    def __init__(self, packets: int, size: int) -> None:
         self.sent_packets = 0
         self.sent_bytes = 0
         self.packets_limit = packets
-        self.bytes_limit = self.window_bytes = bytes
+        self.bytes_limit = self.window_bytes = size
 
     @property
     def open_packets(self) -> int:
@@ -47,47 +47,56 @@ class SendWindow:
         self.sent_packets += packets
         self.sent_bytes += size
 
-    def grant(self, packets: int, bytes: int) -> None:
+    def grant(self, packets: int, size: int) -> None:
         """Take the limits of a CREDIT; limits that are lower than before change nothing."""
         self.packets_limit = max(self.packets_limit, packets)
-        self.bytes_limit = max(self.bytes_limit, bytes)
+        self.bytes_limit = max(self.bytes_limit, size)
 
-    def widen(self, packets: int, bytes: int) -> None:
-        """Take the windows of the peer's HELLO, which came after the first packets had been sent."""
-        self.window_bytes = max(self.window_bytes, bytes)
-        self.grant(packets, bytes)
+    def check_consumed(self, count: int) -> None:
+        """Raise RemoteProtocolError if the peer claims to have consumed more than was sent."""
+        if count > self.sent_packets:
+            text = f"the peer consumed {count} packets of {self.sent_packets} sent"
+            raise RemoteProtocolError(text, code="count")
+
+    def widen(self, packets: int, size: int) -> None:
+        """Take the windows of the peer's HELLO, which came after the first packets were sent."""
+        self.window_bytes = max(self.window_bytes, size)
+        self.grant(packets, size)
 
 
 class ReceiveWindow:
     """What the peer may still send on one flow."""
 
     __slots__ = (
-        "_granted",
-        "_sent",
-        "bytes",
+        "_granted_bytes",
+        "_granted_packets",
+        "_peer",
         "consumed_bytes",
         "consumed_packets",
-        "packets",
-        "received_packets",
+        "window_bytes",
+        "window_packets",
     )
 
-    def __init__(self, packets: int, bytes: int) -> None:
-        self.packets = packets
-        self.bytes = bytes
-        self.received_packets = 0
-        self.consumed_packets = 0
-        self.consumed_bytes = 0
-        self._sent = SendWindow(packets, bytes)
-        self._granted = (0, 0)
+    def __init__(self, packets: int, size: int) -> None:
+        self.window_packets = packets
+        self.window_bytes = size
+        self.consumed_packets = self._granted_packets = 0
+        self.consumed_bytes = self._granted_bytes = 0
+        self._peer = SendWindow(packets, size)
+
+    @property
+    def received_packets(self) -> int:
+        """Packets that came."""
+        return self._peer.sent_packets
 
     def receive(self, packets: int, size: int) -> None:
         """Count a batch that came; raises RemoteProtocolError if it goes over the credit."""
-        sent = self._sent
-        if not sent.fits(packets, size):
+        peer = self._peer
+        if not peer.fits(packets, size):
             limit, actual, option = (
-                (sent.packets_limit, sent.sent_packets + packets, "window_packets")
-                if packets > sent.open_packets
-                else (sent.bytes_limit, sent.sent_bytes + size, "window_bytes")
+                (peer.packets_limit, peer.sent_packets + packets, "window_packets")
+                if packets > peer.open_packets
+                else (peer.bytes_limit, peer.sent_bytes + size, "window_bytes")
             )
             raise RemoteProtocolError(
                 f"the peer sent {actual} in all where its credit was {limit} (Limits.{option})",
@@ -96,22 +105,27 @@ class ReceiveWindow:
                 actual=actual,
                 option=option,
             )
-        sent.spend(packets, size)
-        self.received_packets += packets
+        peer.spend(packets, size)
+
+    def check_count(self, count: int) -> None:
+        """Raise RemoteProtocolError if the peer claims to have sent another number of packets."""
+        if count != self.received_packets:
+            text = f"the peer counts {count} packets where {self.received_packets} came"
+            raise RemoteProtocolError(text, code="count")
 
     def consume(self, packets: int, size: int) -> bool:
         """Count what the user has taken; return whether a CREDIT is due."""
         self.consumed_packets += packets
         self.consumed_bytes += size
-        packets_granted, bytes_granted = self._granted
         return (
-            2 * (self.consumed_packets - packets_granted) >= self.packets
-            or 2 * (self.consumed_bytes - bytes_granted) >= self.bytes
+            2 * (self.consumed_packets - self._granted_packets) >= self.window_packets
+            or 2 * (self.consumed_bytes - self._granted_bytes) >= self.window_bytes
         )
 
     def grant(self) -> tuple[int, int]:
         """Return the limits, in packets and in bytes, to send in a CREDIT now."""
-        self._granted = (self.consumed_packets, self.consumed_bytes)
-        packets, size = self.consumed_packets + self.packets, self.consumed_bytes + self.bytes
-        self._sent.grant(packets, size)
+        self._granted_packets, self._granted_bytes = self.consumed_packets, self.consumed_bytes
+        packets = self.consumed_packets + self.window_packets
+        size = self.consumed_bytes + self.window_bytes
+        self._peer.grant(packets, size)
         return packets, size
