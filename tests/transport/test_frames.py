@@ -1,0 +1,148 @@
+"""Frames come out of bytes as they went in, however the bytes are cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyf.transport import Limits, RemoteProtocolError, encode_packet
+from pyf.transport.frames import (
+    BATCH,
+    HEADER,
+    RESULT,
+    Frame,
+    FrameParser,
+    FrameType,
+    decode_batch,
+    encode_batch,
+    encode_frame,
+)
+from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
+
+LIMITS = Limits()
+
+
+def parser(allowed=()) -> FrameParser:
+    made = FrameParser(LIMITS.max_packet, LIMITS.max_header)
+    made.allowed = allowed
+    return made
+
+
+def parse(data: bytes, chunk: int) -> list[Frame]:
+    reader = parser()
+    found = []
+    for start in range(0, len(data), chunk):
+        reader.receive_data(data[start : start + chunk])
+        while frame := reader.next_frame():
+            found.append(frame)
+    assert reader.pending == 0
+    return found
+
+
+FLOWS = st.integers(0, 2**32 - 1)
+FRAMES = st.lists(
+    st.builds(Frame, st.sampled_from([FrameType.OPEN, 0x80, 0xFF]), FLOWS, st.binary(min_size=1))
+    | st.builds(Frame, st.just(FrameType.PING), FLOWS, st.binary(min_size=8, max_size=8))
+    | st.builds(Frame, st.just(FrameType.CANCEL), FLOWS, st.just(b""))
+)
+
+
+@given(FRAMES, st.integers(1, 40))
+def test_frames_come_back_whatever_the_pieces(frames, chunk):
+    data = b"".join(b"".join(encode_frame(*frame)) for frame in frames)
+    assert parse(data, chunk) == parse(data, max(len(data), 1)) == frames
+
+
+def test_a_known_type_comes_as_what_it_is():
+    (frame,) = parse(b"".join(encode_frame(FrameType.PING, 5, bytes(8))), 100)
+    assert frame.type is FrameType.PING
+
+
+def test_the_payload_is_not_copied_when_a_frame_is_encoded():
+    payload = b"x" * 100
+    assert encode_frame(FrameType.OPEN, 1, b"a", payload)[2] is payload
+    assert encode_batch(FrameType.DATA, 1, 0, 1, payload)[1] is payload
+
+
+@given(st.integers(0, 2**64 - 1), st.lists(st.dictionaries(st.text(max_size=3), st.integers())))
+def test_batches_come_back(first, packets):
+    packets = packets or [{}]
+    body = b"".join(map(encode_packet, packets))
+    head, data = encode_batch(FrameType.DATA, 7, first, len(packets), body)
+    (frame,) = parse(head + data, 3)
+    batch = decode_batch(frame.payload)
+    assert (frame.type, frame.flow) == (FrameType.DATA, 7)
+    assert (batch.first, batch.packets, batch.size) == (first, len(packets), len(body))
+    assert list(batch.decode()) == packets
+
+
+@pytest.mark.parametrize("count", [0, 5, 2**32 - 1])
+def test_a_batch_that_cannot_hold_what_it_announces_is_refused(count):
+    with pytest.raises(RemoteProtocolError, match=f"announces {count} packets") as caught:
+        decode_batch(BATCH.pack(0, 0xDD, count) + b"\x80\x80\x80\x80")
+    assert caught.value.code == "malformed_batch"
+
+
+def test_a_batch_that_begins_otherwise_is_refused():
+    with pytest.raises(RemoteProtocolError, match="announces"):
+        decode_batch(BATCH.pack(0, 0xDC, 1) + b"\x80")
+
+
+LENGTHS = [
+    (FrameType.HELLO, 7, MAX_HELLO, ""),
+    (FrameType.OPEN, 1, LIMITS.max_header + HEADER_ROOM, "max_header"),
+    (FrameType.DATA, BATCH.size + 1, LIMITS.max_packet + BATCH.size, "max_packet"),
+    (FrameType.MESSAGE, BATCH.size + 1, LIMITS.max_packet + BATCH.size, "max_packet"),
+    (FrameType.RESULT, RESULT.size + 1, LIMITS.max_packet + RESULT.size, "max_packet"),
+    (FrameType.END, 8, 8, ""),
+    (FrameType.ABORT, 9, MAX_CONTROL, ""),
+    (FrameType.CANCEL, 0, 0, ""),
+    (FrameType.CREDIT, 24, 24, ""),
+    (FrameType.PING, 8, 8, ""),
+    (FrameType.PONG, 8, 8, ""),
+    (FrameType.GOAWAY, 5, MAX_CONTROL, ""),
+    (0x80, 0, MAX_CONTROL, ""),
+    (0xFF, 0, MAX_CONTROL, ""),
+]
+
+
+def test_every_frame_has_its_lengths():
+    assert {kind for kind, *_ in LENGTHS} == {*FrameType, 0x80, 0xFF}
+
+
+@pytest.mark.parametrize(("kind", "least", "most", "option"), LENGTHS)
+def test_a_length_is_checked_before_the_payload_has_come(kind, least, most, option):
+    for length in {least, most}:
+        reader = parser()
+        reader.receive_data(HEADER.pack(length, kind, 1))
+        assert (reader.next_frame() is None) == (length > 0)
+    wrong = [(least - 1, least, ""), (most + 1, most, option)]
+    for length, limit, named in wrong[least == 0 :]:
+        reader = parser()
+        reader.receive_data(HEADER.pack(length, kind, 1))
+        with pytest.raises(RemoteProtocolError, match=f"frame of {length} bytes") as caught:
+            reader.next_frame()
+        error = caught.value
+        assert (error.code, error.limit, error.actual) == ("frame_length", limit, length)
+        assert error.option == named
+
+
+@pytest.mark.parametrize("number", [0x00, 0x0D, 0x7F])
+def test_an_unknown_frame_that_may_not_be_skipped_is_refused(number):
+    reader = parser()
+    reader.receive_data(HEADER.pack(0, number, 1))
+    with pytest.raises(RemoteProtocolError, match=f"{number:#04x} is not known") as caught:
+        reader.next_frame()
+    assert caught.value.code == "unknown_frame"
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", bytes(9), b"SSH-2.0-x"]
+)
+def test_another_protocol_is_refused_by_its_first_nine_bytes(data):
+    reader = parser(allowed=(FrameType.HELLO,))
+    reader.receive_data(data[:8])
+    assert reader.next_frame() is None
+    reader.receive_data(data[8:9])
+    with pytest.raises(RemoteProtocolError, match="does not speak this protocol") as caught:
+        reader.next_frame()
+    assert caught.value.code == "not_this_protocol"

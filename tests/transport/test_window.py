@@ -1,0 +1,172 @@
+"""The rules of credit hold for every sender and receiver."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyf.transport import RemoteProtocolError
+from pyf.transport.window import ReceiveWindow, SendWindow
+
+WINDOWS = st.tuples(st.integers(1, 50), st.integers(1, 1000))
+MAX_PACKET = 3000
+BATCHES = st.lists(st.integers(1, MAX_PACKET), min_size=1, max_size=8)
+# What to do next: a batch to send, or how many of the waiting batches to consume.
+STEPS = st.lists(BATCHES | st.integers(0, 3), max_size=60)
+
+
+class Flow:
+    """
+    A sender that obeys `fits`, and a receiver whose user takes batch by batch.
+    """
+
+    def __init__(self, window: tuple[int, int]) -> None:
+        self.sender = SendWindow(*window)
+        self.receiver = ReceiveWindow(*window)
+        self.window = window
+        self.unread: list[tuple[int, int]] = []
+
+    def send(self, batch: list[int]) -> bool:
+        packets, size = len(batch), sum(batch)
+        if not self.sender.fits(packets, size):
+            return False
+        self.sender.spend(packets, size)
+        self.receiver.receive(packets, size)
+        self.unread.append((packets, size))
+        return True
+
+    def consume(self) -> None:
+        packets, size = self.unread.pop(0)
+        if self.receiver.consume(packets, size):
+            self.sender.grant(*self.receiver.grant())
+
+
+@given(WINDOWS, STEPS)
+def test_a_sender_that_obeys_never_goes_over(window, steps):
+    """
+    The receiver never raises, holds at most its window and one packet, and both count alike.
+    """
+    flow = Flow(window)
+    for step in steps:
+        if isinstance(step, list):
+            flow.send(step)
+        else:
+            for _ in flow.unread[:step]:
+                flow.consume()
+        held_packets = sum(packets for packets, _ in flow.unread)
+        held_bytes = sum(size for _, size in flow.unread)
+        assert held_packets <= window[0]
+        assert held_bytes <= window[1] + MAX_PACKET
+        assert flow.sender.open_packets >= 0
+        assert flow.receiver.received_packets == flow.sender.sent_packets
+
+
+@given(WINDOWS, STEPS, st.integers(1, MAX_PACKET))
+def test_no_sender_waits_forever(window, steps, size):
+    """
+    Once everything is consumed, a packet of any size may be sent.
+    """
+    flow = Flow(window)
+    for step in steps:
+        if isinstance(step, list):
+            flow.send(step)
+        else:
+            for _ in flow.unread[:step]:
+                flow.consume()
+    while flow.unread:
+        flow.consume()
+    assert flow.send([size])
+
+
+@given(WINDOWS, WINDOWS, BATCHES)
+def test_a_sender_with_a_smaller_window_never_goes_over(small, extra, batch):
+    """
+    What fits the initial window fits every larger one, and widening it loses nothing.
+    """
+    large = (small[0] + extra[0], small[1] + extra[1])
+    sender, receiver = SendWindow(*small), ReceiveWindow(*large)
+    for size in batch:
+        if sender.fits(1, size):
+            sender.spend(1, size)
+            receiver.receive(1, size)
+    sender.widen(*large)
+    assert sender.open_packets == large[0] - receiver.received_packets
+    assert sender.window_bytes == large[1]
+
+
+def test_a_batch_may_fill_the_window_exactly():
+    sender = SendWindow(10, 100)
+    assert sender.fits(10, 100)
+    assert not sender.fits(11, 100)
+    assert not sender.fits(10, 101)
+
+
+def test_one_packet_may_pass_the_limit_while_half_of_the_window_is_open():
+    sender = SendWindow(10, 100)
+    sender.spend(2, 50)
+    assert sender.fits(1, 1_000_000)
+    assert not sender.fits(2, 51)
+    sender.spend(1, 1)
+    assert not sender.fits(1, 50)
+    assert sender.fits(1, 49)
+
+
+def test_after_a_packet_that_passed_the_limit_nothing_is_open():
+    sender = SendWindow(10, 100)
+    sender.spend(1, 500)
+    assert sender.open_bytes == -400
+    assert not sender.fits(1, 1)
+
+
+def test_no_packet_passes_the_limit_in_packets():
+    sender = SendWindow(1, 100)
+    sender.spend(1, 1)
+    assert not sender.fits(1, 1)
+
+
+def test_credit_said_again_or_lower_changes_nothing():
+    sender = SendWindow(10, 100)
+    for _ in range(2):
+        sender.grant(20, 200)
+        sender.grant(5, 50)
+        assert (sender.open_packets, sender.open_bytes) == (20, 200)
+
+
+@pytest.mark.parametrize(
+    ("packets", "size", "limit", "actual", "option"),
+    [(11, 50, 10, 13, "window_packets"), (2, 100, 100, 120, "window_bytes")],
+)
+def test_going_over_credit_names_limit_and_option(packets, size, limit, actual, option):
+    receiver = ReceiveWindow(10, 100)
+    receiver.receive(2, 20)
+    with pytest.raises(RemoteProtocolError, match=option) as caught:
+        receiver.receive(packets, size)
+    error = caught.value
+    assert error.code == "over_credit"
+    assert (error.limit, error.actual, error.option) == (limit, actual, option)
+    assert receiver.received_packets == 2
+
+
+def test_credit_is_due_once_half_of_a_window_is_consumed():
+    receiver = ReceiveWindow(10, 100)
+    assert not receiver.consume(4, 40)
+    assert receiver.consume(1, 1)
+    assert receiver.grant() == (15, 141)
+    assert not receiver.consume(4, 49)
+    assert receiver.consume(0, 1)
+    assert receiver.grant() == (19, 191)
+
+
+def test_counts_must_agree():
+    sender, receiver = SendWindow(10, 100), ReceiveWindow(10, 100)
+    sender.spend(3, 3)
+    receiver.receive(3, 3)
+    sender.check_consumed(3)
+    receiver.check_count(3)
+    for check, count in [
+        (sender.check_consumed, 4),
+        (receiver.check_count, 2),
+        (receiver.check_count, 4),
+    ]:
+        with pytest.raises(RemoteProtocolError, match=f"{count} packets") as caught:
+            check(count)
+        assert caught.value.code == "count"
