@@ -117,7 +117,7 @@ class FlowServer(Factory):
         """Get ready: Twisted calls this before the first port listens."""
         if not self._hooked:
             self._hooked = True
-            self.reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+            self.reactor.addSystemEventTrigger("before", "shutdown", self.stop)
 
     def buildProtocol(self, addr: IAddress | None) -> StationProtocol:
         """Return the protocol of a new connection."""
@@ -158,9 +158,11 @@ class FlowServer(Factory):
             pool.start()
         return self._pool
 
-    def _shut_down(self) -> Deferred[None] | None:
-        """Break off what is open, and give the handlers a moment to return."""
-        self._hooked = False
+    def stop(self) -> Deferred[None] | None:
+        """Break off what is open; return a Deferred where handlers need a moment to return, None otherwise.
+
+        In the reactor's thread; called by itself when the reactor stops. Ports are not closed by it.
+        """
         for connection in list(self.connections):
             connection.stop("the server is stopping")
         pool, self._pool = self._pool, None
