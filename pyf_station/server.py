@@ -101,7 +101,7 @@ class FlowServer(Factory):
         self._reactor = reactor
         self._ports = 0
         self._pool: ThreadPool | None = None
-        self._idle: Deferred[None] | None = None
+        self._stopping: list[Deferred[None]] = []
         self._hooked = False
 
     @property
@@ -146,9 +146,16 @@ class FlowServer(Factory):
 
     def _handler_returned(self) -> None:
         self.handlers -= 1
-        if self._idle is not None and not self.handlers:
-            idle, self._idle = self._idle, None
-            idle.callback(None)
+        if not self.handlers:
+            stopping, self._stopping = self._stopping, []
+            for stopped in stopping:
+                stopped.callback(None)
+
+    def _release_threads(self) -> None:
+        """Let each thread end once it has nothing to do. Waits for none: a handler may never return."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.adjustPoolsize(0, 0)
 
     def _threads(self) -> ThreadPool:
         if self._pool is None:
@@ -158,22 +165,22 @@ class FlowServer(Factory):
             pool.start()
         return self._pool
 
-    def stop(self) -> Deferred[None] | None:
-        """Break off what is open; return a Deferred where handlers need a moment to return, None otherwise.
+    def stop(self) -> Deferred[None]:
+        """Break off what is open, and give the handlers a moment to return.
 
-        In the reactor's thread; called by itself when the reactor stops. Ports are not closed by it.
+        The Deferred fires once they have, after STOP_GRACE seconds at the latest. Ports are not closed.
+        In the reactor's thread; called by itself when the reactor stops.
         """
         for connection in list(self.connections):
             connection.stop("the server is stopping")
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            # It joins its threads, one of which may never end.
-            threading.Thread(target=pool.stop, name="pyf.station-stop", daemon=True).start()
-        if not self.handlers:
-            return None
-        self._idle = Deferred()
-        self._idle.addTimeout(STOP_GRACE, self.reactor, onTimeoutCancel=lambda result, timeout: None)
-        return self._idle
+        self._release_threads()
+        stopped: Deferred[None] = Deferred()
+        if self.handlers:
+            stopped.addTimeout(STOP_GRACE, self.reactor, onTimeoutCancel=lambda result, timeout: None)
+            self._stopping.append(stopped)
+        else:
+            stopped.callback(None)
+        return stopped
 
 
 class StationProtocol(Protocol):
