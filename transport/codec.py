@@ -102,8 +102,6 @@ def _replace(value: Any) -> Any:
     """Return what stands for *value*, of a type that MessagePack lacks; TypeError if nothing."""
     if extension := _BY_TYPE.get(type(value)):
         return ormsgpack.Ext(extension.tag, extension.encode(value))
-    if isinstance(value, Enum):
-        return value.value
     for base, plain in _BASES:
         if isinstance(value, base):
             return plain(value)

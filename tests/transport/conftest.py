@@ -73,25 +73,27 @@ def same(one: Any, other: Any) -> bool:
     """
     if type(one) is not type(other):
         return False
+    found = one == other
     match one:
         case dict():
-            return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+            found = list(one) == list(other) and all(same(one[key], other[key]) for key in one)
         case list():
-            return len(one) == len(other) and all(map(same, one, other))
+            found = len(one) == len(other) and all(map(same, one, other))
         case float():
-            return struct.pack(">d", one) == struct.pack(">d", other)
+            found = struct.pack(">d", one) == struct.pack(">d", other)
         case Decimal():
-            return one.as_tuple() == other.as_tuple()
+            found = one.as_tuple() == other.as_tuple()
         case datetime() | time():
-            return (one.isoformat(), one.fold) == (other.isoformat(), other.fold)
+            found = (one.isoformat(), one.fold) == (other.isoformat(), other.fold)
         case _:
-            return one == other
+            pass
+    return found
 
 
 # Session-wide, so that hypothesis may use them.
 
 
-@pytest.fixture(scope="session", name="Pair")
+@pytest.fixture(scope="session", name="connect")
 def pair_class() -> type[Pair]:
     return Pair
 
