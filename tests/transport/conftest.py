@@ -73,7 +73,6 @@ def same(one: Any, other: Any) -> bool:
     """
     if type(one) is not type(other):
         return False
-    found = one == other
     match one:
         case dict():
             found = list(one) == list(other) and all(same(one[key], other[key]) for key in one)
@@ -86,7 +85,7 @@ def same(one: Any, other: Any) -> bool:
         case datetime() | time():
             found = (one.isoformat(), one.fold) == (other.isoformat(), other.fold)
         case _:
-            pass
+            found = one == other
     return found
 
 
