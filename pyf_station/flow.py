@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import DeferredQueue
 
 from pyf.station.session import Item, Session
-from pyf.transport import (
-    DeadlineExceeded,
-    FlowCancelled,
-    Packet,
-    RemoteProtocolError,
-    StationError,
-)
+from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.frames import Batch
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress
 
 
 class _Reader:
-    """Turns what a session receives into packets, and counts those that the handler has taken."""
+    """Turns what a session receives into packets, and reports those that the handler has taken."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        session.consumed = lambda: self.consumed
         limits = session.carrier.limits
-        self._report_packets = (limits.window_packets + 1) // 2
-        self._report_bytes = (limits.window_bytes + 1) // 2
-        self._unreported = (0, 0)
+        # What the client needs to hear of; the windows say the same.
+        self._due_packets = (limits.window_packets + 1) // 2
+        self._due_bytes = (limits.window_bytes + 1) // 2
+        self._packets = self._bytes = 0
         self._ended = False
         self._ending: StationError | None = None
-        header = session.header
-        # Replaced as one, since other threads count while the handler takes.
-        self._state: tuple[int, Iterator[Packet]] = (0, iter([] if header is None else [header]))
-        self._batch = (0, 0)
 
     @property
     def header(self) -> Packet | None:
@@ -49,28 +37,30 @@ class _Reader:
     @property
     def consumed(self) -> int:
         """Packets taken so far. A header that the client gave as ``header=`` is not counted."""
-        count, packets = self._state
-        return max(0, count - length_hint(packets))
+        return self._session.consumed
 
     def close(self) -> None:
-        """Take no more of the flow: iteration ends here, and what has come unread is dropped."""
+        """Take no more of the flow: iteration ends here, what has come unread is dropped."""
         self._ended, self._ending = True, None
-        count, _ = self._state
-        self._state = (self.consumed, iter(()))
+        self._session.drop()
 
     def _accept(self, item: Item) -> bool:
-        """Take what the inbox held; return whether it brought packets, raise the error that it was."""
+        """Take what the inbox held: return whether it brought packets, or raise it."""
+        session = self._session
         if isinstance(item, Batch):
             try:
                 packets = list(item.decode())
             except RemoteProtocolError as error:
-                self._session.break_off(error)
+                session.break_off(error)
                 item = error
             else:
-                if self._session.header is None:
-                    self._session.header = packets[0]
-                self._batch = (item.packets, item.size)
-                self._state = (self._state[0] + item.packets, iter(packets))
+                if session.header is None:
+                    session.header = packets[0]
+                self._packets += item.packets
+                self._bytes += item.size
+                session.decoded = (session.decoded[0] + item.packets, iter(packets))
+                # The client may have given up since, with nothing to drop before now.
+                self._check_given_up()
                 return True
         self._ended, self._ending = True, item
         return self._end()
@@ -80,34 +70,38 @@ class _Reader:
             raise self._ending
         return False
 
-    def _settle(self) -> None:
-        """Report the batch that has been taken, once half a window is to be reported."""
-        packets = self._unreported[0] + self._batch[0]
-        size = self._unreported[1] + self._batch[1]
-        self._batch = (0, 0)
-        if packets >= self._report_packets or size >= self._report_bytes:
-            self._session.report_consumed(packets, size)
-            packets = size = 0
-        self._unreported = (packets, size)
+    def _prepare(self) -> None:
+        """Before waiting for more: all that came has been taken."""
+        if self._packets >= self._due_packets or self._bytes >= self._due_bytes:
+            self._session.report_consumed(self._packets, self._bytes)
+            self._packets = self._bytes = 0
+        self._check_given_up()
 
-    def _check_cancelled(self) -> None:
+    def _check_given_up(self) -> None:
         """Raise at once where nobody wants the rest to be handled, whatever has come unread."""
-        if isinstance(self._session.ending, FlowCancelled | DeadlineExceeded):
-            raise self._session.ending
+        session = self._session
+        if session.given_up:
+            session.drop()
+            assert session.ending is not None
+            raise session.ending
 
 
 class Flow(_Reader, Iterator[Packet]):
     """The packets of a flow, the header first, for a handler in a thread of its own.
 
-    Blocks until a packet comes. Ends only where the flow is whole; otherwise raises ClientError,
-    BadFlowEnding, FlowCancelled, DeadlineExceeded or RemoteProtocolError, and does so again if asked again.
+    Blocks until a packet comes. Ends only where the flow is whole; otherwise raises ClientError or
+    BadFlowEnding behind the packets that came before, FlowCancelled or DeadlineExceeded at once,
+    RemoteProtocolError where a packet cannot be decoded; and does so again if asked again.
+
+    Threads that the handler starts may share it: each packet goes to one of them.
     """
 
     def __init__(self, session: Session, inbox: SimpleQueue[Item]) -> None:
         super().__init__(session)
         self._inbox = inbox
+        self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[Packet]:
+    def __iter__(self) -> Iterator[Packet]:  # noqa: PYI034 - several of them share one flow
         # An iterator made in C: a packet costs no call of ours, a batch costs one.
         return chain.from_iterable(iter(self._next_packets, None))
 
@@ -120,28 +114,28 @@ class Flow(_Reader, Iterator[Packet]):
 
     def wait_for_header(self) -> None:
         """Block until ``header`` is known, or the flow has ended."""
-        if self.header is None and not self._ended:
+        if self.header is None:
             try:
                 self._next_packets()
             except StationError:
                 return  # It is raised again where the handler reads.
 
     def _next_packets(self) -> Iterator[Packet] | None:
-        packets = self._state[1]
-        if length_hint(packets):
-            return packets
-        if not self._ended:
-            self._settle()
-            self._check_cancelled()
-            return self._state[1] if self._accept(self._inbox.get()) else None
-        self._end()
-        return None
+        with self._lock:
+            packets = self._session.decoded[1]
+            if length_hint(packets):
+                return packets
+            if self._ended:
+                self._end()
+                return None
+            self._prepare()
+            return self._session.decoded[1] if self._accept(self._inbox.get()) else None
 
 
 class AsyncFlow(_Reader):
-    """The packets of a flow, the header first, for a coroutine on the reactor: ``async for``, ``await flow.next()``.
+    """The packets of a flow, the header first, for a coroutine: ``async for``, ``await next()``.
 
-    Ends and raises as :class:`Flow` does.
+    Ends and raises as :class:`Flow` does. For one coroutine at a time.
     """
 
     def __init__(self, session: Session, inbox: DeferredQueue[Item]) -> None:
@@ -152,10 +146,10 @@ class AsyncFlow(_Reader):
         return self
 
     async def __anext__(self) -> Packet:
-        for packet in self._state[1]:
+        for packet in self._session.decoded[1]:
             return packet
         if await self._fetch():
-            return next(self._state[1])
+            return next(self._session.decoded[1])
         raise StopAsyncIteration
 
     async def next(self) -> Packet:
@@ -164,18 +158,25 @@ class AsyncFlow(_Reader):
 
     async def wait_for_header(self) -> None:
         """Wait until ``header`` is known, or the flow has ended."""
-        if self.header is None and not self._ended:
+        if self.header is None:
             try:
                 await self._fetch()
             except StationError:
                 return  # It is raised again where the handler reads.
 
     async def _fetch(self) -> bool:
+        session = self._session
         if self._ended:
             return self._end()
-        self._settle()
-        self._check_cancelled()
-        return self._accept(await self._inbox.get())
+        if session.reading:
+            raise RuntimeError("another coroutine waits for a packet of this flow already")
+        self._prepare()
+        session.reading = True
+        try:
+            item = await self._inbox.get()
+        finally:
+            session.reading = False
+        return self._accept(item)
 
 
 class _Client:
@@ -185,8 +186,8 @@ class _Client:
         self._session = session
 
     @property
-    def peer(self) -> IAddress:
-        """The client's address."""
+    def peer(self) -> Any:
+        """The client's address, a Twisted one: it has ``host`` and ``port`` for TCP."""
         return self._session.carrier.peer
 
     @property
@@ -201,18 +202,22 @@ class _Client:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for this handler any more, for one that computes without reading."""
+        """Whether nobody waits for this handler any more, for one that computes."""
         return self._session.cancelled
 
 
 class Client(_Client):
-    """The client of one flow, for a handler in a thread of its own. Safe to use from any thread but the reactor's."""
+    """The client of one flow, for a handler in a thread of its own.
+
+    Usable from any thread but the reactor's, which it could block.
+    """
 
     def message(self, packet: dict[str, Any]) -> None:
         """Send *packet* back. Blocks while the client does not read.
 
-        Raises TypeError or UnsupportedValue for what cannot travel, LocalProtocolError after the result, and the
-        flow's ending (FlowCancelled, ClientError, BadFlowEnding, DeadlineExceeded) where nobody listens any more.
+        Raises TypeError or PacketError for what cannot travel, LocalProtocolError after the result,
+        and the flow's ending (FlowCancelled, ClientError, BadFlowEnding, DeadlineExceeded or
+        RemoteProtocolError) where nobody listens any more.
         """
         if self._session.add_message(packet):
             self._session.wait_for_room()
@@ -220,15 +225,17 @@ class Client(_Client):
     def success(self, value: Any = None) -> None:
         """End the flow well: the client gets *value*, which can be whatever a packet can hold.
 
-        Raises LocalProtocolError if the result was given before, PacketError if *value* cannot travel.
+        Raises LocalProtocolError if the result was given before, PacketError if *value* cannot
+        travel, and the flow's ending where nobody listens any more, as ``message`` does.
         """
         self._session.succeed(value)
 
     def error(self, error: BaseException | str) -> None:
         """End the flow badly: the client gets a ServerError.
 
-        A str is for the client to read. Of an exception it learns the class and an error id, its text only where
-        the server has ``expose_errors=True``. Raises LocalProtocolError if the result was given before.
+        A str is for the client to read. Of an exception it learns the class and an error id; its
+        text and traceback are in the server's log under that id, and go to the client only where
+        the server has ``expose_errors=True``. Raises as ``success`` does.
         """
         self._session.report_error(error)
 
@@ -237,13 +244,12 @@ class AsyncClient(_Client):
     """The client of one flow, for a coroutine on the reactor: as :class:`Client`, but awaited."""
 
     async def message(self, packet: dict[str, Any]) -> None:
-        """Send *packet* back. Waits while the client does not read; raises what ``Client.message`` raises."""
-        if self._session.add_message(packet):
-            room: Deferred[None] = Deferred()
-            self._session.call_with_room(lambda: room.callback(None) if not room.called else None)
-            await room
-            if self._session.ending is not None:
-                raise self._session.ending
+        """Send *packet* back. Waits while the client does not read; raises as ``Client`` does."""
+        session = self._session
+        if session.add_message(packet):
+            await session.room()
+            if session.ending is not None:
+                raise session.ending
 
     async def success(self, value: Any = None) -> None:
         """End the flow well, as ``Client.success`` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from enum import Enum
 from functools import partial
 from queue import SimpleQueue
@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
-from pyf.station.session import Inbox, Item, Session
+from pyf.station.session import Item, Session
 
 Handler = Callable[..., Any]
 
@@ -29,57 +29,55 @@ class Kind(Enum):
 class HandlerRunner:
     """Runs one handler, for one session after another.
 
-    Raises TypeError for what is not a handler: something that cannot be called with a flow and a client, or a
-    class without ``handle_data``.
+    Raises TypeError for what is not a handler: something that cannot be called with a flow and a
+    client, or a class without ``handle_data()``.
     """
 
     def __init__(self, handler: Handler) -> None:
-        self.name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
-        self._handler = handler
-        self._is_class = inspect.isclass(handler)
         _check(handler)
-        self.kind = _kind(handler)
+        self.kind: Kind = _kind(handler)
+        self._handler = handler
+        self._is_class = _class_of(handler) is not None
 
-    def make_inbox(self) -> Inbox:
+    def make_inbox(self) -> SimpleQueue[Item] | DeferredQueue[Item]:
         """Return the inbox in which this kind of handler waits for its flow."""
         return SimpleQueue[Item]() if self.kind is Kind.THREAD else DeferredQueue[Item]()
 
     def run_in_thread(self, session: Session, inbox: SimpleQueue[Item]) -> None:
-        """Run a THREAD handler to its end, in this thread. Its failure is the session's, never raised."""
+        """Run a THREAD handler to its end, in this thread. Its failure is the session's."""
         flow, client = Flow(session, inbox), Client(session)
         try:
             flow.wait_for_header()
             result = self._call(flow, client)
             if isinstance(result, Generator):
                 result = _drive(result, client)
+            _refuse_awaitable(result)
             if not session.answered and not session.cancelled:
                 client.success(result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
 
     async def run_on_reactor(self, session: Session, inbox: DeferredQueue[Item]) -> None:
-        """Run a REACTOR handler to its end. Its failure is the session's, never raised."""
+        """Run a REACTOR handler to its end. Its failure is the session's."""
         flow, client = AsyncFlow(session, inbox), AsyncClient(session)
         try:
             await flow.wait_for_header()
             result = self._call(flow, client)
             if isinstance(result, AsyncGenerator):
-                result = await _drive_async(result, client)
+                await _drive_async(result, client)
+                result = None
             else:
                 result = await result
             if not session.answered and not session.cancelled:
                 await client.success(result)
-        except BaseException as error:
+        except GeneratorExit:
+            raise  # Nothing holds the coroutine any more: it is no failure of the handler's.
+        except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
 
     def _call(self, flow: object, client: object) -> Any:
         result = self._handler(flow, client)
-        result = result.handle_data() if self._is_class else result
-        if self.kind is Kind.THREAD and (inspect.isawaitable(result) or isinstance(result, Deferred)):
-            close = getattr(result, "close", None) or result.cancel
-            close()
-            raise TypeError(f"{self.name} gave something to await: make it a coroutine function")
-        return result
+        return result.handle_data() if self._is_class else result
 
 
 def _drive(replies: Generator[dict[str, Any], None, Any], client: Client) -> Any:
@@ -102,24 +100,57 @@ async def _drive_async(replies: AsyncGenerator[dict[str, Any], None], client: As
         await replies.aclose()
 
 
+def _refuse_awaitable(result: Any) -> None:
+    """Raise TypeError for what a function gives that should have run on the reactor."""
+    if isinstance(result, Coroutine):
+        result.close()
+    elif isinstance(result, Deferred):
+        result.cancel()
+    elif not isinstance(result, AsyncGenerator):
+        return
+    raise TypeError(
+        f"a handler in a thread gave a {type(result).__name__}, which nobody awaits:"
+        " make the handler a coroutine function or an async generator function"
+    )
+
+
 def _check(handler: Handler) -> None:
     if not callable(handler):
-        raise TypeError(f"a handler is called with a flow and a client; {handler!r} cannot be called")
-    if inspect.isclass(handler) and not callable(getattr(handler, "handle_data", None)):
-        raise TypeError(f"a handler class needs a method handle_data(); {handler.__qualname__} has none")
+        raise TypeError(
+            f"a handler is called with a flow and a client; {handler!r} cannot be called"
+        )
+    _check_arguments(handler, handler, "a handler is called with a flow and a client", 2)
+    cls = _class_of(handler)
+    if cls is not None:
+        what = "a handler class needs a method handle_data(self)"
+        method = inspect.getattr_static(cls, "handle_data", None)
+        if not callable(getattr(cls, "handle_data", None)):
+            raise TypeError(f"{what}; {cls.__qualname__} has none")
+        if inspect.isfunction(method):
+            _check_arguments(method, f"{cls.__qualname__}.handle_data", what, 1)
+
+
+def _check_arguments(function: Callable[..., Any], name: object, what: str, count: int) -> None:
     try:
-        signature = inspect.signature(handler)
+        # What is called is the wrapper, whatever it passes on.
+        signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:
         return  # A callable made in C need not tell what it takes.
     try:
-        signature.bind(None, None)
+        signature.bind(*[None] * count)
     except TypeError as error:
-        text = f"a handler is called with a flow and a client; {handler!r} takes {signature}: {error}"
-        raise TypeError(text) from None
+        raise TypeError(f"{what}; {name} takes {signature}: {error}") from None
+
+
+def _class_of(handler: Any) -> type | None:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return handler if inspect.isclass(handler) else None
 
 
 def _kind(handler: Handler) -> Kind:
-    function: Any = handler.handle_data if inspect.isclass(handler) else handler
+    cls: Any = _class_of(handler)
+    function: Any = handler if cls is None else cls.handle_data
     while True:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             return Kind.REACTOR
@@ -127,9 +158,7 @@ def _kind(handler: Handler) -> Kind:
             function = function.func
         elif hasattr(function, "__wrapped__"):
             function = function.__wrapped__
-        elif inspect.isfunction(function) or inspect.ismethod(function) or inspect.isbuiltin(function):
+        elif inspect.isroutine(function):
             return Kind.THREAD
-        elif hasattr(type(function), "__call__") and inspect.isfunction(type(function).__call__):
+        else:  # an object
             function = type(function).__call__
-        else:
-            return Kind.THREAD

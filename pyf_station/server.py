@@ -6,29 +6,23 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, Final
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IProtocolFactory,
-    IReactorFromThreads,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
-from zope.interface import implementer
 
 from pyf.station.handlers import Handler, HandlerRunner, Kind
-from pyf.station.session import Session, deadline_error
+from pyf.station.session import Session
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
     Connection,
+    DeadlineExceeded,
     FlowCancelled,
     Limits,
     RemoteProtocolError,
@@ -36,7 +30,6 @@ from pyf.transport import (
     StationError,
 )
 from pyf.transport.events import (
-    ConnectionClosed,
     CreditReceived,
     Event,
     FlowAbandoned,
@@ -47,30 +40,34 @@ from pyf.transport.events import (
     HelloReceived,
     PacketsReceived,
 )
+from pyf.transport.limits import MAX_TEXT
 
-MAX_CLIENTS = 10_000
-"""Connections at once. Each costs a descriptor and a few KiB; the system's limit on descriptors may be lower."""
+MAX_CLIENTS: Final = 10_000
+"""Connections at once. Each costs a descriptor, of which the system may grant fewer, and a few
+KiB."""
 
-MAX_THREADS = 64
+MAX_THREADS: Final = 64
 """Handlers at once, where each has a thread."""
 
-MAX_COROUTINES = 16_384
+MAX_COROUTINES: Final = 16_384
 """Handlers at once, where all run on the reactor."""
 
-STOP_GRACE = 2.0
-"""Seconds that handlers have to return once the reactor stops."""
+STOP_GRACE: Final = 2.0
+"""Seconds that handlers have to return, and clients to close, once the server stops."""
+
+_log: Final = Logger()
 
 
-@implementer(IProtocolFactory)
 class FlowServer(Factory):
     """Serves flows with *handler*, on whatever port or endpoint it is given to.
 
-    *handler* is a callable or a class (run in threads of the server's own), a generator function (likewise), a
-    coroutine function or an async generator function (run on the reactor); TypeError for anything else.
+    *handler* is a callable, a class or a generator function (run in threads of the server's own),
+    a coroutine function or an async generator function (run on the reactor). Raises TypeError for
+    anything else.
 
-    :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where handlers have
-        threads, 16384 where they have not.
-    :param max_clients: connections at once; one over it is told that the server is busy, and closed.
+    :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where
+        handlers have threads, 16384 where they have not.
+    :param max_clients: connections at once; one over it is told that the server is busy.
     :param expose_errors: whether clients get the text and the traceback of a handler's failure.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
@@ -88,21 +85,26 @@ class FlowServer(Factory):
         limits: Limits | None = None,
         reactor: Any = None,
     ) -> None:
-        self.runner = HandlerRunner(handler)
-        threads = self.runner.kind is Kind.THREAD
-        self.max_handlers = max_handlers or (MAX_THREADS if threads else MAX_COROUTINES)
-        self.max_clients = max_clients
-        self.expose_errors = expose_errors
-        self.limits = limits or Limits()
+        self.runner: HandlerRunner = HandlerRunner(handler)
+        if max_handlers is None:
+            max_handlers = MAX_THREADS if self.runner.kind is Kind.THREAD else MAX_COROUTINES
+        for name, value in (("max_handlers", max_handlers), ("max_clients", max_clients)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value!r}")
+        self.max_handlers: int = max_handlers
+        self.max_clients: int = max_clients
+        self.expose_errors: bool = expose_errors
+        self.limits: Limits = limits or Limits()
         self.connections: set[StationProtocol] = set()
-        """The connections that are open now."""
-        self.handlers = 0
+        """The connections that are served now."""
+        self.handlers: int = 0
         """The handlers that have not returned yet."""
+        self.stopping: bool = False
+        """Whether new connections are turned away, until a port listens again."""
         self._reactor = reactor
-        self._ports = 0
         self._pool: ThreadPool | None = None
-        self._stopping: list[Deferred[None]] = []
-        self._hooked = False
+        self._stopped: list[Deferred[None]] = []
+        self._hook: Any = None
 
     @property
     def reactor(self) -> Any:
@@ -113,30 +115,67 @@ class FlowServer(Factory):
             self._reactor = reactor
         return self._reactor
 
-    def startFactory(self) -> None:
-        """Get ready: Twisted calls this before the first port listens."""
-        if not self._hooked:
-            self._hooked = True
-            self.reactor.addSystemEventTrigger("before", "shutdown", self.stop)
+    # What Twisted calls
 
-    def buildProtocol(self, addr: IAddress | None) -> StationProtocol:
+    def startFactory(self) -> None:  # noqa: N802 - Twisted's name
+        """Get ready: the first port is about to listen."""
+        self.stopping = False
+        if self._hook is None:
+            trigger = self.reactor.addSystemEventTrigger
+            self._hook = trigger("before", "shutdown", self._reactor_stops)
+
+    def stopFactory(self) -> None:  # noqa: N802 - Twisted's name
+        """Let go of what isn't needed: the last port has closed."""
+        self._settle()
+
+    def buildProtocol(  # noqa: N802 - Twisted's name
+        self,
+        addr: IAddress | None,  # noqa: ARG002 - and its way to call it
+    ) -> StationProtocol:
         """Return the protocol of a new connection."""
         return StationProtocol(self)
 
+    # Handlers and connections come and go; all in the reactor's thread
+
     def start(self, session: Session) -> bool:
-        """Start the handler for *session*; return False where too many are running. In the reactor's thread."""
+        """Start the handler for *session*; return False where too many are running."""
         if self.handlers >= self.max_handlers:
             return False
-        self.handlers += 1
         inbox: Any = session.inbox
         if self.runner.kind is Kind.THREAD:
-            run = partial(self._run_in_thread, session, inbox)
-            self._threads().callInThread(run)
+            try:
+                self._threads().callInThread(self._run_in_thread, session, inbox)
+            except RuntimeError:
+                _log.error(
+                    "the system has no thread for a handler, with {n} running", n=self.handlers
+                )
+                return False
         else:
-            running = ensureDeferred(self.runner.run_on_reactor(session, inbox))
+            running = ensureDeferred(self._run_on_reactor(session, inbox))
             session.cancel_handler = running.cancel
-            running.addBoth(lambda _: self._handler_returned())
+        self.handlers += 1
         return True
+
+    def stop(self) -> Deferred[None]:
+        """Turn new connections away, break off what is open, give handlers a moment to return.
+
+        The Deferred fires once they have, and the clients have closed; after STOP_GRACE seconds at
+        the latest. It closes no port. Called by itself when the reactor stops.
+        """
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.stop("the server is stopping")
+        self._release_threads()
+        stopped: Deferred[None] = Deferred()
+        stopped.addTimeout(STOP_GRACE, self.reactor, onTimeoutCancel=self._grace_is_over)
+        self._stopped.append(stopped)
+        self._settle()
+        return stopped
+
+    def left(self, connection: StationProtocol) -> None:
+        """Forget a connection that has ended."""
+        self.connections.discard(connection)
+        self._settle()
 
     def _run_in_thread(self, session: Session, inbox: Any) -> None:
         try:
@@ -144,18 +183,37 @@ class FlowServer(Factory):
         finally:
             self.reactor.callFromThread(self._handler_returned)
 
+    async def _run_on_reactor(self, session: Session, inbox: Any) -> None:
+        try:
+            await self.runner.run_on_reactor(session, inbox)
+        finally:
+            # Not here and now: a coroutine that nothing holds is finalised in any thread.
+            self.reactor.callFromThread(self._handler_returned)
+
     def _handler_returned(self) -> None:
         self.handlers -= 1
-        if not self.handlers:
-            stopping, self._stopping = self._stopping, []
-            for stopped in stopping:
-                stopped.callback(None)
+        self._settle()
 
-    def _release_threads(self) -> None:
-        """Let each thread end once it has nothing to do. Waits for none: a handler may never return."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.adjustPoolsize(0, 0)
+    def _reactor_stops(self) -> Deferred[None]:
+        self._hook = None
+        return self.stop()
+
+    def _grace_is_over(self, _result: object, _timeout: float) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+    def _settle(self) -> None:
+        """Let go of what nothing needs any more, once that is so."""
+        if self.handlers or self.connections:
+            return
+        stopped, self._stopped = self._stopped, []
+        for deferred in stopped:
+            deferred.callback(None)
+        if not self.numPorts:
+            self._release_threads()
+            if self._hook is not None:
+                self.reactor.removeSystemEventTrigger(self._hook)
+                self._hook = None
 
     def _threads(self) -> ThreadPool:
         if self._pool is None:
@@ -165,76 +223,79 @@ class FlowServer(Factory):
             pool.start()
         return self._pool
 
-    def stop(self) -> Deferred[None]:
-        """Break off what is open, and give the handlers a moment to return.
-
-        The Deferred fires once they have, after STOP_GRACE seconds at the latest. Ports are not closed.
-        In the reactor's thread; called by itself when the reactor stops.
-        """
-        for connection in list(self.connections):
-            connection.stop("the server is stopping")
-        self._release_threads()
-        stopped: Deferred[None] = Deferred()
-        if self.handlers:
-            stopped.addTimeout(STOP_GRACE, self.reactor, onTimeoutCancel=lambda result, timeout: None)
-            self._stopping.append(stopped)
-        else:
-            stopped.callback(None)
-        return stopped
+    def _release_threads(self) -> None:
+        """Let each thread end once it has no work. Waits for none: a handler may never return."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.adjustPoolsize(0, 0)
 
 
 class StationProtocol(Protocol):
     """One connection at the server. The only thing it writes is what its machine says."""
 
-    transport: ITCPTransport
-    _log = Logger()
+    factory: Any
+    transport: Any
+    peer: Any = None
+    """The client's address."""
+    max_packet: int = 0
+    """Bytes of the largest packet that the client takes, once it has said so."""
 
     def __init__(self, factory: FlowServer) -> None:
         self.factory = factory
-        self.limits = factory.limits
-        self.expose_errors = factory.expose_errors
+        self._server = factory
+        self.limits: Limits = factory.limits
+        self.expose_errors: bool = factory.expose_errors
         self._machine = Connection(Role.SERVER, factory.limits)
         self._sessions: dict[int, Session] = {}
-        self._deadlines: dict[int, IDelayedCall] = {}
-        self._timer: IDelayedCall | None = None
+        self._deadlines: dict[int, DelayedCall] = {}
+        self._timer: DelayedCall | None = None
         self._leaving = False
 
     # What Twisted calls
 
-    def connectionMade(self) -> None:
-        """Introduce nobody yet: the client speaks first."""
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        """Take the client in, or turn it away. It speaks first."""
         self.peer = self.transport.getPeer()
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        if len(self.factory.connections) >= self.factory.max_clients:
-            limit = self.factory.max_clients
+        server = self._server
+        if server.stopping:
+            self._leave("draining", "the server is stopping")
+        elif len(server.connections) >= server.max_clients:
+            limit = server.max_clients
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
         else:
+            server.connections.add(self)
             self._set_timer(self.limits.handshake_timeout, self._handshake_timed_out)
-        self.factory.connections.add(self)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
         if self._leaving:
             return
         self._machine.receive_data(data)
-        self._handle_events()
+        try:
+            while event := self._machine.next_event():
+                if handle := self._HANDLERS.get(type(event)):
+                    handle(self, event)
+        except RemoteProtocolError as error:
+            self.break_off(error)
+        else:
+            self._flush()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End every flow that is still open: a close without an END is never the end of a flow."""
-        self.factory.connections.discard(self)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        """End every open flow: a close without an END is never the end of a flow."""
+        self._leaving = True
         self._clear_timer()
-        self._machine.receive_eof()
-        if not self._leaving:
-            self._handle_events()
-        why = reason.getErrorMessage()
-        self._lose_sessions(lambda: BadFlowEnding(f"the connection to {self.peer} ended before the flow: {why}"))
+        where = " in the middle of a frame" if self._machine.mid_frame else ""
+        why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
+        self._lose_sessions(partial(_cut, why))
+        self._server.left(self)
 
     # What sessions call (the Carrier)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
-        self.factory.reactor.callFromThread(function)
+        self._server.reactor.callFromThread(function)
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
@@ -242,10 +303,10 @@ class StationProtocol(Protocol):
         self._flush()
         return count
 
-    def send_result(self, flow_id: int, consumed: int, status: str, facts: dict[str, Any]) -> None:
+    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
         """Say the last word on the flow, and forget it."""
         self._forget(flow_id)
-        self._machine.finish(flow_id, consumed, status, **facts)
+        self._machine.finish(flow_id, consumed, **facts)
         self._flush()
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -254,43 +315,44 @@ class StationProtocol(Protocol):
         self._flush()
 
     def break_off(self, error: RemoteProtocolError) -> None:
-        """Tell the client of its breach, and close."""
-        self._machine.fail(error)
-        self._log.warn("closing the connection from {peer}: {error}", peer=self.peer, error=error)
-        self._lose_sessions(lambda: error)
-        self._close()
+        """Tell the client of its breach, and close. Does nothing where that is done."""
+        if not self._leaving:
+            self._machine.fail(error)
+            _log.warn("closing the connection from {peer}: {error}", peer=self.peer, error=error)
+            self._lose_sessions(lambda _: error)
+            self._close()
+
+    # What the factory calls
 
     def stop(self, why: str) -> None:
-        """Refuse new flows, break off the open ones, and close."""
-        self._lose_sessions(lambda: BadFlowEnding(why))
+        """Break off the open flows, tell the client why, and close."""
+        for session in list(self._sessions.values()):
+            session.flush()  # A result that is there is not to be lost.
+        self._lose_sessions(partial(_cut, why))
         self._leave("draining", why)
+
+    def abort(self) -> None:
+        """Wait no more for the client to close."""
+        self.transport.abortConnection()
 
     # Events
 
-    def _handle_events(self) -> None:
-        try:
-            while event := self._machine.next_event():
-                if handle := _HANDLERS.get(type(event)):
-                    handle(self, event)
-        except RemoteProtocolError as error:
-            self.break_off(error)
-        else:
-            self._flush()
-
     def _hello(self, event: HelloReceived) -> None:
         self._clear_timer()
+        self.max_packet = event.max_packet
 
     def _opened(self, event: FlowOpened) -> None:
-        inbox = self.factory.runner.make_inbox()
-        session = Session(self, event.flow_id, event.header, inbox, event.waits)
+        inbox = self._server.runner.make_inbox()
+        session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
         self._sessions[event.flow_id] = session
-        if not self.factory.start(session):
-            limit = self.factory.max_handlers
-            message = f"all {limit} handlers of the server are busy (its max_handlers)"
-            self.send_result(event.flow_id, 0, "refused", {"code": "busy", "message": message})
-        elif event.timeout is not None and event.flow_id in self._sessions:
+        if not self._server.start(session):
+            limit = self._server.max_handlers
+            text = f"all {limit} handlers of the server are busy (its max_handlers)"
+            facts = {"status": "refused", "code": "busy", "message": text}
+            self.send_result(event.flow_id, 0, facts)
+        elif event.timeout is not None:
             expire = partial(self._expire, event.flow_id, event.timeout)
-            self._deadlines[event.flow_id] = self.factory.reactor.callLater(event.timeout, expire)
+            self._deadlines[event.flow_id] = self._server.reactor.callLater(event.timeout, expire)
 
     def _packets(self, event: PacketsReceived) -> None:
         if session := self._sessions.get(event.flow_id):
@@ -301,9 +363,9 @@ class StationProtocol(Protocol):
             session.end()
 
     def _aborted(self, event: FlowAborted) -> None:
-        text = f"the client's generator failed with {event.error_class} after {event.count} packets"
-        error = ClientError(text, error_class=event.error_class, sent=event.count)
-        self._fail(event.flow_id, error, "cancelled")
+        name, count = event.error_class[:MAX_TEXT], event.count
+        text = f"the client's generator failed with {name} after {count} packets"
+        self._fail(event.flow_id, ClientError(text, error_class=name, sent=count), "cancelled")
 
     def _abandoned(self, event: FlowAbandoned) -> None:
         self._fail(event.flow_id, FlowCancelled("the client gave the flow up"), "cancelled")
@@ -312,50 +374,72 @@ class StationProtocol(Protocol):
         if session := self._sessions.get(event.flow_id):
             session.flush()
 
-    def _expire(self, flow_id: int, timeout: float) -> None:
-        self._fail(flow_id, deadline_error(timeout), "deadline")
-
     def _gone(self, event: GoAwayReceived) -> None:
         if event.code not in ("", "draining"):
-            code, text = event.code, event.message
-            self._log.warn("{peer} gave up with {code!r}: {text!r}", peer=self.peer, code=code, text=text)
+            code, text = event.code[:MAX_TEXT], event.message[:MAX_TEXT]
+            _log.warn(
+                "{peer} gave up with {code!r}: {text!r}", peer=self.peer, code=code, text=text
+            )
+
+    _HANDLERS: ClassVar[dict[type[Event], Callable[[StationProtocol, Any], None]]] = {
+        HelloReceived: _hello,
+        FlowOpened: _opened,
+        PacketsReceived: _packets,
+        FlowEnded: _ended,
+        FlowAborted: _aborted,
+        FlowAbandoned: _abandoned,
+        CreditReceived: _credit,
+        GoAwayReceived: _gone,
+    }
+
+    # How flows end
+
+    def _expire(self, flow_id: int, timeout: float) -> None:
+        text = f"the client gave the call {timeout:g} s"
+        self._fail(flow_id, DeadlineExceeded(text, timeout=timeout), "deadline")
 
     def _fail(self, flow_id: int, error: StationError, status: str) -> None:
         if session := self._sessions.get(flow_id):
             session.fail(error, status)
 
-    # Closing
-
     def _forget(self, flow_id: int) -> None:
         self._sessions.pop(flow_id, None)
-        if deadline := self._deadlines.pop(flow_id, None):
-            if deadline.active():
-                deadline.cancel()
+        deadline = self._deadlines.pop(flow_id, None)
+        if deadline is not None and deadline.active():
+            deadline.cancel()
 
-    def _lose_sessions(self, error: Callable[[], StationError]) -> None:
+    def _lose_sessions(self, error: Callable[[Session], StationError]) -> None:
         for flow_id, session in list(self._sessions.items()):
             self._forget(flow_id)
-            session.lose(error())
+            session.lose(error(session))
+
+    # Closing
 
     def _handshake_timed_out(self) -> None:
         limit = self.limits.handshake_timeout
-        self._leave("handshake_timeout", f"no HELLO within {limit:g} s (Limits.handshake_timeout)")
+        text = f"no HELLO within {limit:g} s (Limits.handshake_timeout)"
+        self._leave("handshake_timeout", text)
 
     def _leave(self, code: str, message: str) -> None:
-        self._machine.go_away(code, message)
-        self._close()
+        if not self._leaving:
+            self._machine.go_away(code, message)
+            self._close()
 
     def _close(self) -> None:
-        """Write what is left, close our half so that it arrives, and abort where the client doesn't close its own."""
+        """Close our half, so that what was said arrives; abort where the client keeps its own."""
         self._flush()
         self._leaving = True
-        self._set_timer(self.limits.close_timeout, self.transport.abortConnection)
-        close = getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)
-        close()
+        self._set_timer(self.limits.close_timeout, self.abort)
+        half = getattr(self.transport, "loseWriteConnection", None)
+        if half is None or ISSLTransport.providedBy(self.transport):
+            # TLS knows no half: it has to say goodbye before TCP does.
+            self.transport.loseConnection()
+        else:
+            half()
 
     def _set_timer(self, seconds: float, function: Callable[[], Any]) -> None:
         self._clear_timer()
-        self._timer = self.factory.reactor.callLater(seconds, function)
+        self._timer = self._server.reactor.callLater(seconds, function)
 
     def _clear_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -363,17 +447,12 @@ class StationProtocol(Protocol):
             timer.cancel()
 
     def _flush(self) -> None:
-        if out := self._machine.data_to_send():
+        out = self._machine.data_to_send()
+        if out and not self._leaving:
             self.transport.writeSequence(out)
 
 
-_HANDLERS: dict[type[Event], Callable[[StationProtocol, Any], None]] = {
-    HelloReceived: StationProtocol._hello,
-    FlowOpened: StationProtocol._opened,
-    PacketsReceived: StationProtocol._packets,
-    FlowEnded: StationProtocol._ended,
-    FlowAborted: StationProtocol._aborted,
-    FlowAbandoned: StationProtocol._abandoned,
-    CreditReceived: StationProtocol._credit,
-    GoAwayReceived: StationProtocol._gone,
-}
+def _cut(why: str, session: Session) -> BadFlowEnding:
+    what = "result" if session.whole else "flow"
+    text = f"{why}, before the {what}; {session.received} packets had come"
+    return BadFlowEnding(text, received=session.received)

@@ -1,110 +1,134 @@
 """One flow at the server: what has come, what is to go, and how it ends.
 
-A session belongs to its flow, not to the connection that happens to carry it. Methods are called in the
-reactor's thread, but for those whose docstring says otherwise.
+A session belongs to its flow, not to the connection that happens to carry it. Methods are called in
+the reactor's thread, but for those whose docstring says otherwise.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from operator import length_hint
 from traceback import format_exception
-from typing import TYPE_CHECKING, Any, Protocol
-
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
 
 from pyf.transport import (
     DeadlineExceeded,
     FlowCancelled,
+    Limits,
     LocalProtocolError,
     Packet,
+    PacketError,
     PacketTooLarge,
     RemoteProtocolError,
     StationError,
     encode_packet,
 )
+from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, Limits
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress
+_log: Final = Logger()
+_failure: Final[Any] = Failure  # which comes without types
 
-log = Logger()
-
-END = None
+END: Final = None
 """What the inbox holds where the flow is whole."""
 
 Item = Batch | StationError | None
 
 
 class Inbox(Protocol):
-    """Where a handler waits for its flow: a ``queue.SimpleQueue`` or a Deferred one."""
+    """Where a handler waits for its flow: a ``queue.SimpleQueue`` or a ``DeferredQueue``."""
 
-    def put(self, item: Item, /) -> None:
+    def put(self, item: Item, /) -> object:
         """Add *item*, and wake the handler."""
+        ...
 
 
 class Carrier(Protocol):
     """The connection, as a session sees it. All in the reactor's thread, but for ``call_soon``."""
 
     limits: Limits
-    peer: IAddress
+    peer: Any
     expose_errors: bool
+    max_packet: int
+    """Bytes of the largest packet, or result, that the client takes."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
+        ...
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
+        ...
 
-    def send_result(self, flow_id: int, consumed: int, status: str, facts: dict[str, Any]) -> None:
-        """Say the last word on the flow."""
+    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
+        """Say the last word on the flow: the fields of a RESULT, its ``status`` among them."""
+        ...
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         """Count packets as taken by the handler."""
+        ...
 
     def break_off(self, error: RemoteProtocolError) -> None:
-        """Tell the peer of its breach, and close the connection."""
+        """Tell the client of its breach, and close the connection."""
+        ...
 
 
 class Session:
-    """State of one flow, shared by the handler's thread and the reactor's."""
+    """State of one flow, shared by the handler's thread and the reactor's.
+
+    *waits* is whether the client waits for the result; one that doesn't may leave behind its END.
+    """
 
     def __init__(
-        self, carrier: Carrier, flow_id: int, header: Packet | None, inbox: Inbox, waits: bool
+        self, carrier: Carrier, flow_id: int, header: Packet | None, inbox: Inbox, *, waits: bool
     ) -> None:
-        self.carrier = carrier
-        self.flow_id = flow_id
-        self.header = header
-        self.inbox = inbox
+        self.carrier: Carrier = carrier
+        self.flow_id: int = flow_id
+        self.header: Packet | None = header
+        """The header, once it is known."""
+        self.inbox: Inbox = inbox
         self.identity: object = None
         self.ending: StationError | None = None
         """Why the flow ended before its time, once it has."""
-        self.whole = False
+        self.whole: bool = False
         """Whether the END has come."""
-        self.consumed: Callable[[], int] = lambda: 0
-        """How many packets the handler has taken. Callable from any thread."""
-        self.cancel_handler: Callable[[], None] | None = None
+        self.received: int = 0
+        """Packets that have come."""
+        first = iter(() if header is None else (header,))
+        self.decoded: tuple[int, Iterator[Packet]] = (0, first)
+        """How many packets have been decoded, and those of them that have not been taken.
+
+        Replaced as one, since the reactor counts while the handler takes."""
+        self.reading: bool = False
+        """Whether a coroutine waits for the inbox."""
+        self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
+        # Guards all below, but for what the inbox and the errors are: those are only added to.
         self._changed = threading.Condition()
         self._pending: deque[bytes] = deque()
         self._pending_size = 0
-        self._result: tuple[int, str, dict[str, Any]] | None = None
+        self._result: tuple[int, dict[str, Any]] | None = None
         self._closed = False
         self._scheduled = False
-        self._waiters: list[Callable[[], None]] = []
+        self._waiters: list[Deferred[None]] = []
+        self._errors: list[StationError] = []
 
     # What comes from the client
 
     def receive(self, batch: Batch) -> None:
         """Hand a batch to the handler."""
+        self.received += batch.packets
         self.inbox.put(batch)
 
     def end(self) -> None:
@@ -113,18 +137,23 @@ class Session:
         self.inbox.put(END)
 
     def fail(self, error: StationError, status: str | None = None) -> None:
-        """End the flow before its time: the handler gets *error*; the client, if it listens, a result of *status*."""
+        """End the flow before its time.
+
+        The handler gets *error*; the client, if it listens, a result of *status*.
+        """
         if self._closed:
             return
-        waiting_on_us = bool(self._waiters or getattr(self.inbox, "waiting", None))
+        interrupted = self._interrupted_by(error)
         self._close(error)
+        if self.given_up:
+            self.drop()
         self.inbox.put(error)
         self._wake_waiters()
-        if self.cancel_handler and not waiting_on_us and isinstance(error, FlowCancelled | DeadlineExceeded):
-            self.cancel_handler()
+        if interrupted is not None:
+            interrupted()
         if status is not None:
-            facts = {"code": status, "message": str(error)}
-            self.carrier.send_result(self.flow_id, self.consumed(), status, facts)
+            facts = {"status": status, "code": status, "message": str(error)}
+            self.carrier.send_result(self.flow_id, self.consumed, facts)
 
     def lose(self, error: StationError) -> None:
         """Note that the connection is gone: *error* for a handler that still needs it."""
@@ -148,18 +177,18 @@ class Session:
                 self._closed = True
         self._wake_waiters()
         if result is not None:
-            consumed, status, facts = result
-            self.carrier.send_result(self.flow_id, consumed, status, facts)
+            self.carrier.send_result(self.flow_id, *result)
 
     # What the handler does; callable from any thread
 
     def add_message(self, packet: dict[str, Any]) -> bool:
-        """Queue a message; return whether the handler should wait before the next. Callable from any thread.
+        """Queue a message; return whether to wait before the next. Callable from any thread.
 
-        Raises UnsupportedValue or TypeError for what cannot travel, LocalProtocolError after the answer, and
-        the flow's ending, once it has ended before its time.
+        Raises TypeError or PacketError for what cannot travel, LocalProtocolError after the
+        result, and the flow's ending, once it has ended before its time.
         """
         data = encode_packet(packet)
+        self._check_size(len(data))
         with self._changed:
             self._check_open("a message")
             if not self._closed:
@@ -169,73 +198,91 @@ class Session:
             return self._full()
 
     def wait_for_room(self) -> None:
-        """Block until a message can be queued. For the handler's thread alone; raises the flow's ending."""
+        """Block until a message can be queued; raise the flow's ending, if it has one.
+
+        For the handler's threads alone.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._full())
             if self.ending is not None:
                 raise self.ending
 
-    def call_with_room(self, function: Callable[[], None]) -> None:
-        """Call *function* once a message can be queued, or never will. In the reactor's thread."""
+    def room(self) -> Deferred[None]:
+        """Return what fires once a message can be queued, or never will. For the reactor alone."""
+        room: Deferred[None] = Deferred()
         with self._changed:
             if self._full() and not self._closed:
-                self._waiters.append(function)
-                return
-        function()
+                self._waiters.append(room)
+                return room
+        room.callback(None)
+        return room
 
     def succeed(self, value: Any) -> None:
-        """Give the result. Callable from any thread; raises as ``_answer`` does."""
-        self._answer("success", {"value": value})
+        """Give the result. Callable from any thread.
+
+        Raises LocalProtocolError if it was given before, PacketError if it cannot travel, and the
+        flow's ending, once it has ended before its time.
+        """
+        self._answer({"status": "success", "value": value})
 
     def report_error(self, error: BaseException | str) -> None:
-        """Give an error as the result. Callable from any thread; raises as ``_answer`` does."""
+        """Give an error as the result. Callable from any thread; raises as ``succeed`` does."""
         facts = failure_facts(error, "handler_error", expose=self.carrier.expose_errors)
-        log.info(
-            "a handler reported {error_class} to its client, as error {error_id}",
-            error_class=facts["error_class"],
+        if isinstance(error, str):
+            self._answer(facts)
+            text = error
+        else:
+            self._answer_failure(facts)
+            text = "".join(format_exception(error))
+        _log.info(
+            "a handler reported error {error_id} to its client: {text}",
             error_id=facts["error_id"],
+            text=text,
         )
-        self._answer("error", facts)
 
     def report_failure(self, error: BaseException) -> None:
-        """Log that the handler failed, and give that as the result where one is still wanted. Callable from any thread."""
-        if error is self.ending or isinstance(error, CancelledError):
+        """Log that the handler failed, and give that as the result where none was given.
+
+        A handler that let pass what the flow itself raised has not failed. Callable from any
+        thread; raises nothing.
+        """
+        if any(error is known for known in self._errors):
+            return
+        if isinstance(error, CancelledError) and self.ending is not None:
             return
         facts = failure_facts(error, "handler_failed", expose=self.carrier.expose_errors)
-        log.failure(
+        _log.failure(
             "a handler failed, as error {error_id}",
-            failure=Failure(error),
+            failure=_failure(error),
             error_id=facts["error_id"],
         )
-        with suppress(LocalProtocolError, *([type(self.ending)] if self.ending else [])):
-            self._answer("error", facts)
+        with suppress(StationError):
+            self._answer_failure(facts)
 
     def break_off(self, error: RemoteProtocolError) -> None:
-        """Close the connection, whose peer sent what it may not. Callable from any thread."""
+        """Close the connection, whose client sent what it may not. Callable from any thread."""
+        self._errors.append(error)
         self.carrier.call_soon(lambda: self.carrier.break_off(error))
 
-    def _answer(self, status: str, facts: dict[str, Any]) -> None:
-        """Give the result.
+    def report_consumed(self, packets: int, size: int) -> None:
+        """Count packets as taken by the handler. Callable from any thread."""
+        self.carrier.call_soon(lambda: self.carrier.consume(self.flow_id, packets, size))
 
-        Raises LocalProtocolError if it was given already, PacketError if it cannot travel, and the flow's
-        ending, once it has ended before its time.
+    def drop(self) -> None:
+        """Forget what has been decoded and not taken. Callable from any thread."""
+        count, packets = self.decoded
+        # Emptied, since the handler may be iterating it, and in C: no packet is taken meanwhile.
+        left = len(list(packets))
+        self.decoded = (count - left, iter(()))
+
+    @property
+    def consumed(self) -> int:
+        """Packets that the handler has taken. Callable from any thread.
+
+        A header that the client gave as ``header=`` is not counted.
         """
-        size = len(encode_packet(facts))
-        if size > self.carrier.limits.max_packet:
-            limit = self.carrier.limits.max_packet
-            raise PacketTooLarge(
-                f"a result of {size} bytes, where {limit} are allowed (Limits.max_packet)",
-                size=size,
-                limit=limit,
-                option="max_packet",
-            )
-        with self._changed:
-            self._check_open("a result")
-            self._result = (self.consumed(), status, facts)
-            self._schedule()
-        if not self.whole:
-            text = "the handler has given its result: the rest of the flow is not sent"
-            self.inbox.put(FlowCancelled(text))
+        count, packets = self.decoded
+        return max(0, count - length_hint(packets))
 
     @property
     def answered(self) -> bool:
@@ -247,11 +294,44 @@ class Session:
         """Whether nobody waits for the handler any more. Callable from any thread."""
         return self.ending is not None
 
-    def report_consumed(self, packets: int, size: int) -> None:
-        """Count packets as taken by the handler. Callable from any thread."""
-        self.carrier.call_soon(lambda: self.carrier.consume(self.flow_id, packets, size))
+    @property
+    def given_up(self) -> bool:
+        """Whether not even what has come is to be handled. Callable from any thread."""
+        return isinstance(self.ending, FlowCancelled | DeadlineExceeded)
 
     # What they share
+
+    def _answer(self, facts: dict[str, Any]) -> None:
+        """Give the result; raises as ``succeed`` does."""
+        data = encode_packet(facts)
+        self._check_size(len(data))
+        with self._changed:
+            self._check_open("a result")
+            # As it is now: the handler may change the value before it leaves.
+            self._result = (self.consumed, decode(data))
+            self._schedule()
+        if not self.whole:
+            text = "the handler has given its result: the rest of the flow is not sent"
+            error = FlowCancelled(text)
+            self._errors.append(error)
+            self.inbox.put(error)
+
+    def _answer_failure(self, facts: dict[str, Any]) -> None:
+        """Give an error as the result, without its texts if they cannot travel."""
+        try:
+            self._answer(facts)
+        except PacketError:
+            self._answer(facts | {"message": None, "traceback": None})
+
+    def _check_size(self, size: int) -> None:
+        limit = self.carrier.max_packet
+        if size > limit:
+            raise PacketTooLarge(
+                f"{size} bytes, where the client takes {limit} (its Limits.max_packet)",
+                size=size,
+                limit=limit,
+                option="max_packet",
+            )
 
     def _check_open(self, what: str) -> None:
         if self._result is not None:
@@ -260,8 +340,17 @@ class Session:
         if self.ending is not None:
             raise self.ending
 
+    def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
+        """Return what interrupts a coroutine that waits for something else than its client."""
+        waits_for_us = self.reading or not all(room.called for room in self._waiters)
+        if waits_for_us or not isinstance(error, FlowCancelled | DeadlineExceeded):
+            return None
+        return self.cancel_handler
+
     def _close(self, ending: StationError | None) -> None:
         with self._changed:
+            if ending is not None:
+                self._errors.append(ending)
             self.ending = ending
             self._closed = True
             self._pending.clear()
@@ -282,21 +371,16 @@ class Session:
                 return
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter()
+            waiter.callback(None)
 
 
 def failure_facts(error: BaseException | str, code: str, *, expose: bool) -> dict[str, Any]:
-    """Return what a client learns of *error*: never its text unless *expose* is set or it is a plain str."""
-    facts: dict[str, Any] = {"code": code, "error_id": uuid4().hex[:12]}
+    """Return the RESULT of a failure: with its text only if *expose* is set or it is a str."""
+    facts: dict[str, Any] = {"status": "error", "code": code, "error_id": uuid4().hex[:12]}
     if isinstance(error, str):
         return facts | {"error_class": "Error", "message": error}
     facts["error_class"] = type(error).__name__
     if expose:
-        facts["message"] = str(error)
+        facts["message"] = safe_str(error)
         facts["traceback"] = "".join(format_exception(error))
     return facts
-
-
-def deadline_error(timeout: float) -> DeadlineExceeded:
-    """Return the error of a call that took longer than its client allowed."""
-    return DeadlineExceeded(f"the client gave the call {timeout:g} s", timeout=timeout)

@@ -77,7 +77,4 @@ def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[...
     servers = [port.factory for port in ports]
     in_reactor(lambda: DeferredList([maybeDeferred(port.stopListening) for port in ports]))
     in_reactor(lambda: DeferredList([server.stop() for server in servers]))
-    for server in servers:
-        for connection in tuple(server.connections):
-            in_reactor(connection.transport.abortConnection)
     assert not any(server.handlers for server in servers), "a handler has not returned"
