@@ -1,15 +1,26 @@
-"""A real reactor in a thread, shared by all tests, and servers that listen on it."""
+"""A real reactor in a thread, with servers that listen on it; and servers wholly in memory."""
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from twisted.internet import threads
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 
 from pyf.station import FlowServer
+from pyf.station.session import Session
+from pyf.transport import Connection, Limits, Packet, Role, encode_packet
+from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
+from pyf.transport.frames import ARRAY32, BATCH, Batch
+from pyf.transport.states import FlowState
 
 WAIT = 10.0
 """Seconds that anything may take before a test fails."""
@@ -78,3 +89,318 @@ def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[...
     in_reactor(lambda: DeferredList([maybeDeferred(port.stopListening) for port in ports]))
     in_reactor(lambda: DeferredList([server.stop() for server in servers]))
     assert not any(server.handlers for server in servers), "a handler has not returned"
+
+
+class HandReactor(MemoryReactorClock):
+    """
+    A reactor that the test drives: it has no thread, and no time passes unless told.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = SimpleQueue[Callable[[], object]]()
+
+    def callFromThread(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:  # noqa: N802 - Twisted's name
+        self._calls.put(lambda: function(*args, **kwargs))
+
+    def turn(self) -> bool:
+        """
+        Run what threads have asked for; return whether there was any.
+        """
+        some = False
+        while not self._calls.empty():
+            self._calls.get()()
+            some = True
+        return some
+
+    def run_until(self, condition: Callable[[], object]) -> None:
+        """
+        Run what threads ask for, waiting for it, until *condition* holds.
+        """
+        deadline = time.monotonic() + WAIT
+        while not condition():
+            self._calls.get(timeout=max(0.0, deadline - time.monotonic()))()
+
+
+class Transport(StringTransport):
+    """
+    A transport that knows half a close, and that nobody may write to afterwards.
+    """
+
+    half_closed = False
+    aborted = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802 - Twisted's name
+        assert enabled
+
+    def write(self, data: bytes) -> None:
+        assert not self.half_closed, "written after the close"
+        super().write(data)
+
+    def loseWriteConnection(self) -> None:  # noqa: N802 - Twisted's name
+        assert not self.half_closed, "closed twice"
+        self.half_closed = True
+
+    def abortConnection(self) -> None:  # noqa: N802 - Twisted's name
+        self.aborted = True
+
+
+class Peer:
+    """
+    A client's machine, driven by hand, joined in memory to a server's protocol.
+
+    It grants credit for messages as they come, unless *reads* is false.
+    """
+
+    def __init__(
+        self, server: FlowServer, limits: Limits | None = None, *, reads: bool = True
+    ) -> None:
+        self.server = server
+        self.reactor = server.reactor
+        self.reads = reads
+        self.machine = Connection(Role.CLIENT, limits)
+        self.transport = Transport()
+        self.events: list[Event] = []
+        self.unread: list[PacketsReceived] = []
+        self.protocol = server.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        self.connected = True
+
+    def pump(self) -> None:
+        """
+        Carry bytes both ways, and run what threads asked for, until all is quiet.
+        """
+        while self.reactor.turn() | self._to_server() | self._to_client():
+            pass
+
+    def _to_server(self) -> bool:
+        data = b"".join(self.machine.data_to_send())
+        if data and self.connected:
+            self.protocol.dataReceived(data)
+        return bool(data)
+
+    def _to_client(self) -> bool:
+        data = self.transport.value()
+        self.transport.clear()
+        self.machine.receive_data(data)
+        while event := self.machine.next_event():
+            self.events.append(event)
+            if isinstance(event, PacketsReceived):
+                self.unread.append(event)
+        if self.reads:
+            self.read()
+        return bool(data)
+
+    def read(self) -> None:
+        """
+        Grant credit for the messages that came.
+        """
+        for event in self.unread:
+            self.machine.consume(event.flow_id, event.batch.packets, event.batch.size)
+        self.unread.clear()
+
+    def open(self, header: dict[str, Any] | None = None, **options: Any) -> int:
+        flow = self.machine.open_flow(header, **options)
+        self.pump()
+        return flow
+
+    def send(self, flow: int, *packets: dict[str, Any]) -> None:
+        pending = deque(map(encode_packet, packets))
+        self.machine.send_packets(flow, pending)
+        assert not pending, "there is no credit"
+        self.pump()
+
+    def end(self, flow: int) -> None:
+        self.machine.end(flow)
+        self.pump()
+
+    def call(self, *packets: dict[str, Any], **options: Any) -> ResultReceived:
+        """
+        Send a whole flow, and wait for its result.
+        """
+        flow = self.open(**options)
+        self.send(flow, *packets)
+        self.end(flow)
+        return self.result(flow)
+
+    def of(self, kind: type[Event], flow: int = 0) -> list[Any]:
+        """
+        The events of a *kind* that have come, of one flow if one is given.
+        """
+        self.pump()
+        return [
+            event
+            for event in self.events
+            if isinstance(event, kind)
+            and (not flow or (isinstance(event, FlowEvent) and event.flow_id == flow))
+        ]
+
+    def result(self, flow: int) -> ResultReceived:
+        """
+        Wait for a flow's result.
+        """
+        self.reactor.run_until(lambda: self.of(ResultReceived, flow))
+        (result,) = self.of(ResultReceived, flow)
+        return result
+
+    def over(self, flow: int) -> bool:
+        """
+        Whether both sides have said their last word on a flow.
+        """
+        self.pump()
+        return self.machine.flow_state(flow) is FlowState.CLOSED
+
+    def messages(self, flow: int) -> list[Packet]:
+        return [
+            packet for event in self.of(PacketsReceived, flow) for packet in event.batch.decode()
+        ]
+
+    def lose(self) -> None:
+        """
+        Have the connection end, by a close that looks clean.
+        """
+        if self.connected:
+            self.connected = False
+            reason = Failure(ConnectionDone())
+            self.protocol.connectionLost(reason)
+            self.reactor.turn()
+
+    def returned(self) -> None:
+        """
+        Wait until all handlers of the server have returned.
+        """
+        self.reactor.run_until(lambda: self.server.handlers == 0)
+
+
+@pytest.fixture
+def hand_reactor() -> HandReactor:
+    return HandReactor()
+
+
+@pytest.fixture
+def peer(hand_reactor: HandReactor) -> Iterator[Callable[..., Peer]]:
+    """
+    Make a server in memory and a client of it; given a server, another client of the same.
+
+    After the test the connections end, and no handler, flow or timer may be left.
+    """
+    peers: list[Peer] = []
+
+    def make(
+        handler: Any, client: Limits | None = None, *, reads: bool = True, **options: Any
+    ) -> Peer:
+        if not isinstance(handler, FlowServer):
+            handler = FlowServer(handler, reactor=hand_reactor, **options)
+        peers.append(Peer(handler, client, reads=reads))
+        return peers[-1]
+
+    yield make
+    for each in peers:
+        each.lose()
+    for each in peers:
+        each.returned()
+        assert not each.protocol._sessions
+    assert not hand_reactor.getDelayedCalls()
+
+
+class FakeCarrier:
+    """
+    What a session knows of a connection, written down.
+    """
+
+    def __init__(self) -> None:
+        self.limits = Limits()
+        self.peer: Any = "the peer"
+        self.expose_errors = False
+        self.max_packet = self.limits.max_packet
+        self.credit = 1_000_000
+        self.messages: list[bytes] = []
+        self.results: list[tuple[int, int, dict[str, Any]]] = []
+        self.consumed: list[tuple[int, int, int]] = []
+        self.broken: list[Exception] = []
+        self._calls = HandReactor()
+        self.turn = self._calls.turn
+        self.run_until = self._calls.run_until
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self._calls.callFromThread(function)
+
+    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
+        count = min(self.credit, len(pending))
+        self.messages += [pending.popleft() for _ in range(count)]
+        self.credit -= count
+        return count
+
+    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
+        self.results.append((flow_id, consumed, facts))
+
+    def consume(self, flow_id: int, packets: int, size: int) -> None:
+        self.consumed.append((flow_id, packets, size))
+
+    def break_off(self, error: Exception) -> None:
+        self.broken.append(error)
+
+
+@pytest.fixture
+def carrier() -> FakeCarrier:
+    return FakeCarrier()
+
+
+@pytest.fixture
+def session(carrier: FakeCarrier) -> Callable[..., Session]:
+    """
+    Make a session carried by *carrier*.
+    """
+
+    def make(inbox: Any, *, header: Packet | None = None, waits: bool = True) -> Session:
+        return Session(carrier, 7, header, inbox, waits=waits)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[..., Batch]:
+    """
+    Make a batch as it comes from the wire.
+    """
+
+    def make(*packets: dict[str, Any], payload: bytes | None = None) -> Batch:
+        data = b"".join(map(encode_packet, packets)) if payload is None else payload
+        count = len(packets) or 1
+        return Batch(0, count, BATCH.pack(0, ARRAY32, count) + data)
+
+    return make
+
+
+@pytest.fixture
+def thread() -> Iterator[Callable[..., Callable[[], Any]]]:
+    """
+    Run a function in a thread; calling what is returned waits for its result, or raises its error.
+    """
+    started: list[threading.Thread] = []
+
+    def start(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        outcome: list[Any] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                outcome.append(function(*args))
+            except BaseException as error:
+                errors.append(error)
+
+        def wait() -> Any:
+            each.join(WAIT)
+            assert not each.is_alive(), "it goes on"
+            if errors:
+                raise errors[0]
+            return outcome[0]
+
+        each = threading.Thread(target=run, daemon=True)
+        started.append(each)
+        each.start()
+        return wait
+
+    yield start
+    for each in started:
+        each.join(WAIT)
