@@ -133,7 +133,12 @@ def test_credit_said_again_or_lower_changes_nothing():
 
 @pytest.mark.parametrize(
     ("packets", "size", "limit", "actual", "option"),
-    [(11, 50, 10, 13, "window_packets"), (2, 100, 100, 120, "window_bytes")],
+    [
+        (11, 50, 10, 13, "window_packets"),
+        (9, 50, 10, 11, "window_packets"),
+        (8, 100, 100, 120, "window_bytes"),
+        (2, 81, 100, 101, "window_bytes"),
+    ],
 )
 def test_going_over_credit_names_limit_and_option(packets, size, limit, actual, option):
     receiver = ReceiveWindow(10, 100)
