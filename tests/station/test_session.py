@@ -1,0 +1,530 @@
+"""The state of one flow: what is queued, what is said last, and who is woken."""
+
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.logger import LogLevel, globalLogPublisher
+
+from pyf.station.session import END, failure_facts
+from pyf.transport import (
+    BadFlowEnding,
+    ClientError,
+    DeadlineExceeded,
+    FlowCancelled,
+    LocalProtocolError,
+    Packet,
+    PacketTooLarge,
+    RemoteProtocolError,
+    UnsupportedValue,
+    encode_packet,
+)
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, INITIAL_BYTES
+
+LOST = BadFlowEnding("the connection was cut")
+CANCELLED = FlowCancelled("the client gave up")
+
+
+@pytest.fixture
+def logged():
+    """
+    What is logged below the level of errors.
+    """
+    events: list[dict[str, Any]] = []
+    observer: Any = events.append
+    globalLogPublisher.addObserver(observer)
+    yield events
+    globalLogPublisher.removeObserver(observer)
+
+
+def drain(inbox):
+    items = []
+    while not inbox.empty():
+        items.append(inbox.get())
+    return items
+
+
+# What comes in
+
+
+def test_what_comes_goes_into_the_inbox_in_order(session, batch):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    first, second = batch({}, {}), batch({})
+    state.receive(first)
+    state.receive(second)
+    state.end()
+    assert (drain(inbox), state.received, state.whole) == ([first, second, END], 3, True)
+
+
+def test_a_failure_goes_into_the_inbox_and_to_the_client(session, carrier):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.fail(CANCELLED, "cancelled")
+    assert drain(inbox) == [CANCELLED]
+    facts = {"status": "cancelled", "code": "cancelled", "message": "the client gave up"}
+    assert carrier.results == [(7, 0, facts)]
+    assert (state.ending, state.cancelled, state.given_up) == (CANCELLED, True, True)
+
+
+def test_only_the_first_failure_counts(session, carrier):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.fail(CANCELLED, "cancelled")
+    state.fail(LOST, "deadline")
+    assert (drain(inbox), len(carrier.results), state.ending) == ([CANCELLED], 1, CANCELLED)
+
+
+def test_a_failure_after_the_result_has_left_counts_for_nothing(session, carrier):
+    state = session(SimpleQueue())
+    state.succeed(1)
+    carrier.turn()
+    state.fail(CANCELLED, "cancelled")
+    assert (state.ending, len(carrier.results)) == (None, 1)
+
+
+def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
+    carrier.credit = 0
+    state = session(SimpleQueue())
+    state.add_message({})
+    state.succeed(1)
+    carrier.turn()
+    state.fail(CANCELLED, "cancelled")
+    assert [facts["status"] for _, _, facts in carrier.results] == ["cancelled"]
+    state.flush()
+    assert len(carrier.results) == 1
+
+
+def test_what_has_been_decoded_is_dropped_where_the_flow_is_given_up(session):
+    state = session(SimpleQueue())
+    packets = iter([Packet(), Packet()])
+    state.decoded = (5, packets)
+    state.fail(CANCELLED)
+    assert (list(packets), state.consumed) == ([], 3)
+
+
+def test_consumption_is_reported_in_the_reactors_thread(session, carrier):
+    session(SimpleQueue()).report_consumed(3, 40)
+    assert carrier.consumed == []
+    carrier.turn()
+    assert carrier.consumed == [(7, 3, 40)]
+
+
+# A connection that is gone
+
+
+def test_a_lost_connection_is_the_end_of_a_flow_whose_client_waits(session):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.end()
+    state.lose(LOST)
+    assert (drain(inbox), state.ending) == ([END, LOST], LOST)
+
+
+def test_a_lost_connection_is_the_end_of_a_flow_that_is_not_whole(session):
+    inbox = SimpleQueue()
+    state = session(inbox, waits=False)
+    state.lose(LOST)
+    assert (drain(inbox), state.ending) == ([LOST], LOST)
+
+
+def test_a_client_that_does_not_wait_may_leave_behind_its_end(session, carrier):
+    inbox = SimpleQueue()
+    state = session(inbox, waits=False)
+    state.end()
+    state.lose(LOST)
+    assert (drain(inbox), state.cancelled) == ([END], False)
+    assert not state.add_message({})
+    state.succeed("nobody hears it")
+    carrier.turn()
+    assert (carrier.messages, carrier.results) == ([], [])
+
+
+def test_a_handler_that_waits_to_send_goes_on_when_its_client_has_left(session, carrier, thread):
+    carrier.credit = 0
+    state = session(SimpleQueue(), waits=False)
+    while not state.add_message({}):
+        pass
+    room = state.room()
+    waiting = thread(state.wait_for_room)
+    state.end()
+    state.lose(LOST)
+    waiting()
+    assert room.called
+
+
+# What goes out
+
+
+def test_messages_go_before_the_result(session, carrier):
+    carrier.credit = 1
+    state = session(SimpleQueue())
+    state.add_message({"n": 1})
+    state.add_message({"n": 2})
+    state.succeed("Done")
+    carrier.turn()
+    assert (carrier.messages, carrier.results) == ([encode_packet({"n": 1})], [])
+    carrier.credit = 1
+    state.flush()
+    assert len(carrier.messages) == 2
+    assert [facts for _, _, facts in carrier.results] == [{"status": "success", "value": "Done"}]
+
+
+def test_many_messages_cost_one_call_of_the_reactor(session, carrier, monkeypatch):
+    calls = []
+    monkeypatch.setattr(carrier, "call_soon", calls.append)
+    state = session(SimpleQueue())
+    for n in range(100):
+        state.add_message({"n": n})
+    state.succeed(None)
+    assert len(calls) == 1
+
+
+def test_the_queue_of_messages_is_full_at_a_batch_of_packets(session):
+    state = session(SimpleQueue())
+    assert [state.add_message({}) for _ in range(BATCH_PACKETS)].index(True) == BATCH_PACKETS - 1
+
+
+def test_the_queue_of_messages_is_full_at_a_batch_of_bytes(session):
+    state = session(SimpleQueue())
+    assert not state.add_message({"data": bytes(BATCH_BYTES // 2)})
+    assert state.add_message({"data": bytes(BATCH_BYTES // 2)})
+
+
+def test_who_waits_for_room_gets_the_flows_ending(session, carrier, thread):
+    carrier.credit = 0
+    state = session(SimpleQueue())
+    while not state.add_message({}):
+        pass
+    waiting = thread(state.wait_for_room)
+    state.fail(LOST)
+    with pytest.raises(BadFlowEnding):
+        waiting()
+
+
+def test_room_is_there_at_once_where_the_queue_is_not_full(session):
+    state = session(SimpleQueue())
+    state.wait_for_room()
+    assert state.room().called
+
+
+def test_a_flush_that_makes_no_room_wakes_nobody(session, carrier):
+    carrier.credit = 0
+    state = session(SimpleQueue())
+    while not state.add_message({}):
+        pass
+    room = state.room()
+    carrier.turn()
+    assert not room.called
+    carrier.credit = 1
+    state.flush()
+    assert room.called
+
+
+def test_a_room_that_nobody_waits_for_any_more_wakes_nobody(session, carrier):
+    carrier.credit = 0
+    state = session(SimpleQueue())
+    while not state.add_message({}):
+        pass
+    room = state.room()
+    room.addErrback(lambda failure: failure.trap(CancelledError))
+    room.cancel()
+    carrier.credit = 1
+    state.flush()
+    assert room.called
+
+
+def test_the_result_says_how_many_packets_had_been_taken_when_it_was_given(session, carrier):
+    state = session(SimpleQueue())
+    state.decoded = (5, iter([Packet(), Packet()]))
+    state.succeed(None)
+    next(state.decoded[1])
+    carrier.turn()
+    assert carrier.results[0][1] == 3
+
+
+def test_a_value_that_is_changed_after_it_was_given_leaves_as_it_was(session, carrier):
+    state = session(SimpleQueue())
+    value: dict[str, list[Any]] = {"list": [1]}
+    state.succeed(value)
+    value["list"].append(object())
+    carrier.turn()
+    assert carrier.results[0][2]["value"] == {"list": [1]}
+
+
+def test_a_result_before_the_end_ends_the_flow_behind_what_has_come(session, batch):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.receive(batch({}))
+    state.succeed(None)
+    _, error = drain(inbox)
+    assert isinstance(error, FlowCancelled)
+    assert not state.cancelled
+
+
+def test_a_result_behind_the_end_adds_nothing_to_the_flow(session):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.end()
+    state.succeed(None)
+    assert drain(inbox) == [END]
+
+
+# The first word stands
+
+
+@pytest.mark.parametrize("first", ["succeed", "report_error"])
+@pytest.mark.parametrize("second", ["succeed", "report_error", "add_message"])
+def test_nothing_can_be_said_after_the_result(session, carrier, first, second):
+    state = session(SimpleQueue())
+    getattr(state, first)("first")
+    with pytest.raises(LocalProtocolError, match="the first word stands") as caught:
+        getattr(state, second)({"n": 2} if second == "add_message" else "second")
+    assert caught.value.code == "answered"
+    carrier.turn()
+    ((_, _, facts),) = carrier.results
+    assert "first" in facts.values()
+    assert carrier.messages == []
+
+
+@pytest.mark.parametrize("say", ["succeed", "report_error", "add_message"])
+def test_whatever_is_said_after_the_flows_ending_raises_it(session, say):
+    state = session(SimpleQueue())
+    state.fail(LOST)
+    with pytest.raises(BadFlowEnding) as caught:
+        getattr(state, say)({} if say == "add_message" else "late")
+    assert caught.value is LOST
+
+
+@pytest.mark.parametrize("say", ["succeed", "report_error", "add_message"])
+def test_what_the_client_does_not_take_is_refused_where_it_is_said(session, carrier, say):
+    carrier.max_packet = INITIAL_BYTES
+    state = session(SimpleQueue())
+    text = "x" * INITIAL_BYTES
+    with pytest.raises(PacketTooLarge) as caught:
+        getattr(state, say)({"text": text} if say == "add_message" else text)
+    error = caught.value
+    assert (error.size > INITIAL_BYTES, error.limit, error.option) == (
+        True,
+        INITIAL_BYTES,
+        "max_packet",
+    )
+    state.succeed("small")
+    carrier.turn()
+    assert (carrier.messages, len(carrier.results)) == ([], 1)
+
+
+def test_a_value_that_cannot_travel_is_no_result_yet(session, carrier):
+    state = session(SimpleQueue())
+    with pytest.raises(UnsupportedValue, match="value"):
+        state.succeed(object())
+    assert not state.answered
+    state.succeed(1)
+    assert state.answered
+
+
+# Failures
+
+
+def test_a_reported_exception_says_its_class_and_an_id(session, carrier, logged):
+    session(SimpleQueue()).report_error(ValueError("secret"))
+    carrier.turn()
+    ((_, _, facts),) = carrier.results
+    assert facts == {
+        "status": "error",
+        "code": "handler_error",
+        "error_class": "ValueError",
+        "error_id": facts["error_id"],
+    }
+    (event,) = [each for each in logged if each.get("error_id") == facts["error_id"]]
+    assert event["log_level"] is LogLevel.info
+    assert "ValueError: secret" in event["text"]
+
+
+def test_a_reported_text_is_for_the_client(session, carrier, logged):
+    session(SimpleQueue()).report_error("no room")
+    carrier.turn()
+    ((_, _, facts),) = carrier.results
+    assert (facts["error_class"], facts["message"]) == ("Error", "no room")
+    assert [each["text"] for each in logged if "error_id" in each] == ["no room"]
+
+
+def test_an_error_that_came_too_late_is_not_logged_as_reported(session, logged):
+    state = session(SimpleQueue())
+    state.succeed(None)
+    with pytest.raises(LocalProtocolError):
+        state.report_error("late")
+    assert not [each for each in logged if "error_id" in each]
+
+
+def test_a_failure_is_logged_once_under_the_id_that_the_client_gets(
+    session, carrier, logged_errors
+):
+    session(SimpleQueue()).report_failure(ZeroDivisionError("secret"))
+    carrier.turn()
+    ((_, _, facts),) = carrier.results
+    (event,) = logged_errors.claim(ZeroDivisionError)
+    assert event["error_id"] == facts["error_id"]
+    assert facts == {
+        "status": "error",
+        "code": "handler_failed",
+        "error_class": "ZeroDivisionError",
+        "error_id": event["error_id"],
+    }
+
+
+def test_a_failure_after_the_result_is_logged_and_the_result_stands(
+    session, carrier, logged_errors
+):
+    state = session(SimpleQueue())
+    state.succeed(1)
+    state.report_failure(ZeroDivisionError())
+    carrier.turn()
+    logged_errors.claim(ZeroDivisionError)
+    assert [facts["status"] for _, _, facts in carrier.results] == ["success"]
+
+
+def test_a_failure_after_the_flows_ending_is_logged(session, carrier, logged_errors):
+    state = session(SimpleQueue())
+    state.fail(LOST)
+    state.report_failure(ZeroDivisionError())
+    carrier.turn()
+    logged_errors.claim(ZeroDivisionError)
+    assert carrier.results == []
+
+
+def test_what_the_flow_itself_raised_is_no_failure(session, carrier, batch):
+    inbox = SimpleQueue()
+    state = session(inbox)
+    state.succeed(None)
+    (early,) = drain(inbox)
+    breach = RemoteProtocolError("bad")
+    state.break_off(breach)
+    for error in (early, breach):
+        state.report_failure(error)
+    carrier.turn()
+    assert len(carrier.results) == 1
+
+    lost = session(SimpleQueue())
+    lost.fail(LOST)
+    lost.report_failure(LOST)
+
+
+def test_another_error_of_the_same_class_is_a_failure(session, logged_errors):
+    state = session(SimpleQueue())
+    state.fail(LOST)
+    state.report_failure(BadFlowEnding("of another flow"))
+    logged_errors.claim(BadFlowEnding)
+
+
+def test_a_cancellation_is_a_failure_unless_the_flow_has_ended(session, carrier, logged_errors):
+    state = session(DeferredQueue())
+    state.report_failure(CancelledError())
+    carrier.turn()
+    logged_errors.claim(CancelledError)
+    assert carrier.results[0][2]["error_class"] == "CancelledError"
+
+    ended = session(DeferredQueue())
+    ended.fail(CANCELLED)
+    ended.report_failure(CancelledError())
+
+
+def test_text_and_traceback_are_told_only_where_they_are_exposed():
+    error = ZeroDivisionError("secret")
+    hidden = failure_facts(error, "handler_failed", expose=False)
+    exposed = failure_facts(error, "handler_failed", expose=True)
+    assert "secret" not in str(hidden)
+    assert exposed["message"] == "secret"
+    assert "ZeroDivisionError: secret" in exposed["traceback"]
+    assert exposed["error_id"] != hidden["error_id"]
+
+
+class Untold(Exception):
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("error", [ValueError("x" * INITIAL_BYTES), ValueError("\ud800")])
+def test_an_exposed_text_that_cannot_travel_is_left_out(session, carrier, logged_errors, error):
+    carrier.expose_errors, carrier.max_packet = True, INITIAL_BYTES
+    session(SimpleQueue()).report_failure(error)
+    carrier.turn()
+    logged_errors.claim(ValueError)
+    ((_, _, facts),) = carrier.results
+    assert (facts["error_class"], facts["message"], facts["traceback"]) == (
+        "ValueError",
+        None,
+        None,
+    )
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_told_all_the_same(
+    session, carrier, logged_errors
+):
+    carrier.expose_errors = True
+    session(SimpleQueue()).report_failure(Untold())
+    carrier.turn()
+    logged_errors.claim(Untold)
+    assert carrier.results[0][2]["error_class"] == "Untold"
+
+
+# Coroutines that wait for something else
+
+
+@pytest.fixture
+def interrupted(session):
+    """
+    Make a session whose coroutine can be cancelled; return it, and the list of cancellations.
+    """
+    calls = []
+
+    def make():
+        state = session(DeferredQueue())
+        state.cancel_handler = lambda: calls.append(True)
+        return state, calls
+
+    return make
+
+
+@pytest.mark.parametrize("error", [CANCELLED, DeadlineExceeded("late")])
+def test_a_coroutine_that_waits_for_something_else_is_interrupted(interrupted, error):
+    state, calls = interrupted()
+    state.fail(error)
+    assert calls == [True]
+
+
+@pytest.mark.parametrize("error", [LOST, ClientError("failed")])
+def test_a_coroutine_that_has_packets_to_handle_is_not_interrupted(interrupted, error):
+    state, calls = interrupted()
+    state.fail(error)
+    assert calls == []
+
+
+def test_a_coroutine_that_waits_for_its_flow_is_not_interrupted(interrupted):
+    state, calls = interrupted()
+    state.reading = True
+    state.fail(CANCELLED)
+    assert calls == []
+
+
+def test_a_coroutine_that_waits_to_send_is_not_interrupted(interrupted, carrier):
+    carrier.credit = 0
+    state, calls = interrupted()
+    while not state.add_message({}):
+        pass
+    room = state.room()
+    state.fail(CANCELLED)
+    assert (calls, room.called) == ([], True)
+
+
+def test_a_coroutine_that_once_waited_to_send_is_interrupted(interrupted, carrier):
+    carrier.credit = 0
+    state, calls = interrupted()
+    while not state.add_message({}):
+        pass
+    room: Deferred[None] = state.room()
+    room.addErrback(lambda failure: failure.trap(CancelledError))
+    room.cancel()
+    state.fail(CANCELLED)
+    assert calls == [True]
