@@ -6,12 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice, repeat
+from itertools import repeat
+from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pyf.station.link import LAST_WORD, Link, connect
+from pyf.station.link import LAST_WORD, Link
 from pyf.station.outcome import failure_packet, result_error, success_packet
+from pyf.station.wire import connect
 from pyf.transport import (
     DeadlineExceeded,
     Limits,
@@ -20,7 +22,6 @@ from pyf.transport import (
     StationError,
     encode_packet,
 )
-from pyf.transport.events import ResultReceived
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
 DEFAULT_PORT = 6789
@@ -40,11 +41,12 @@ FAST = 0.001
 class StationClient:
     """Ships flows to the server at *host*:*port*, each over a connection of its own.
 
-    :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If not, it ends once
-        the whole flow has reached the server, and the handler's end is not known.
+    :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
+        not, it ends once the whole flow has reached the server; the handler's end is not known.
     :param limits: bounds of sizes and times.
 
-    Usable from several threads, each with calls of its own. Listeners are called in the thread that iterates.
+    Usable from several threads at once, each with calls of its own. Raises ValueError for a port
+    that no host can have.
     """
 
     def __init__(
@@ -55,51 +57,62 @@ class StationClient:
         *,
         limits: Limits | None = None,
     ) -> None:
-        self.host = host
-        self.port = port
-        self.waits_for_success = waits_for_success
-        self.limits = limits or Limits()
+        if not 0 < port < 2**16:
+            raise ValueError(f"a port is 1 to 65535, not {port!r}")
+        self.host: str = host
+        self.port: int = port
+        self.waits_for_success: bool = waits_for_success
+        self.limits: Limits = limits or Limits()
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
 
-    def call(self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None) -> Call:
-        """Return an iterator that ships *flow* as it is iterated; nothing happens, not even a connection, before.
+    def call(
+        self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> Call:
+        """Return an iterator that ships *flow* as it is iterated; before, nothing happens at all.
 
-        It yields True for each packet of the flow that has left, and a Packet for each that comes back: the handler's
-        messages and, last, ``{'type': 'success', 'message': value}``. Without *header* the flow's first packet is the
-        header. *timeout* bounds the whole call, in seconds, on both sides.
+        It yields True for each packet of the flow that has left, and a Packet for each that comes
+        back: the handler's messages and, last, ``{'type': 'success', 'message': value}``. Without
+        *header* the flow's first packet is the header. *timeout* bounds the whole call, in
+        seconds, on both sides.
 
-        Raises TypeError at once for a flow that is no iterable of packets. Iterating raises what the flow itself
-        raises; PacketError for a packet that cannot travel; ConnectFailed, ConnectionLost, OutcomeUnknown,
-        FlowRefused, ServerError, DeadlineExceeded or RemoteProtocolError.
+        Raises TypeError at once for a flow that is no iterable of packets, or a header that is no
+        packet, ValueError for a timeout that is no duration. Iterating raises what the flow itself
+        raises; PacketError or TypeError for a packet that cannot travel; ConnectFailed,
+        ConnectionLost, OutcomeUnknown, FlowRefused, ServerError, DeadlineExceeded or ProtocolError.
         """
-        return self._call(flow, header, timeout, self.waits_for_success)
+        return self._call(flow, header, timeout, waits=self.waits_for_success)
 
-    def send(self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
-        """Ship all of *flow*, wait for the handler, and return what it succeeded with; raises as ``call`` does."""
-        value = None
-        for value in self._call(flow, header, timeout, waits=True):
-            pass
-        assert isinstance(value, Packet)
-        return value["message"]
+    def send(
+        self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> Any:
+        """Ship all of *flow*, wait for the handler, and return what it succeeded with.
+
+        Raises as ``call`` does, and as iterating does.
+        """
+        (last,) = deque(self._call(flow, header, timeout, waits=True), maxlen=1)
+        assert isinstance(last, Packet)
+        return last["message"]
 
     def stream(
         self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
-    ) -> Iterator[Packet]:
-        """Yield only what comes back from a ``call``."""
-        with self.call(flow, header, timeout) as call:
-            for value in call:
-                if value is not True:
-                    yield value
+    ) -> Generator[Packet, None, None]:
+        """Return an iterator of only what comes back from a ``call``; raises as that does."""
+        return _answers(self.call(flow, header, timeout))
 
-    def open(self, header: dict[str, Any] | None = None, timeout: float | None = None) -> Conversation:
-        """Return a flow to be sent packet by packet, for use in ``with``. It connects now; raises as ``call`` does."""
-        _check_header(header)
+    def open(
+        self, header: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> Conversation:
+        """Return a flow to be sent packet by packet, for use in ``with``.
+
+        It connects now, and raises as ``call`` does.
+        """
+        _check(header, timeout)
         link = self._connect(timeout)
         try:
             link.open(header, waits=True)
-            link.arm(burst=False)
             link.send_pending()
         except BaseException:
+            link.cancel()
             link.close()
             raise
         return Conversation(link, self._notify)
@@ -107,35 +120,41 @@ class StationClient:
     def add_listener(self, event: str, listener: Listener) -> None:
         """Have *listener* called with packets that come back to any call of this client.
 
-        *event* is ``message_received`` (every message), or by the packet's ``type``: ``appinfo``, ``success``,
-        ``failure``, or ``other`` for the rest. A call stops with the exception that a listener raises.
-        Raises ValueError for another event.
+        *event* is ``message_received`` (every message), or by the packet's ``type``: ``appinfo``,
+        ``success``, ``failure``, or ``other`` for the rest. Listeners are called in the thread
+        that iterates. A call stops with the exception that a listener raises.
+
+        Raises ValueError for another event. Callable from any thread.
         """
         self._listeners_of(event).append(listener)
 
     def remove_listener(self, event: str, listener: Listener) -> None:
-        """Undo ``add_listener``; raises ValueError if it was not added."""
+        """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
         self._listeners_of(event).remove(listener)
 
     def _listeners_of(self, event: str) -> list[Listener]:
         try:
             return self._listeners[event]
         except KeyError:
-            raise ValueError(f"no event {event!r}; there are {', '.join(sorted(LISTENER_EVENTS))}") from None
+            events = ", ".join(sorted(LISTENER_EVENTS))
+            raise ValueError(f"no event {event!r}; there are {events}") from None
 
-    def _notify(self, packet: Packet) -> None:
-        event = _EVENTS.get(str(packet.get("type")), "other")
-        if event not in ("success", "failure"):
+    def _notify(self, packet: Packet, *, final: bool = False) -> None:
+        if not final:
             for listener in tuple(self._listeners["message_received"]):
                 listener(packet)
-        for listener in tuple(self._listeners[event]):
+        for listener in tuple(self._listeners[_EVENTS.get(str(packet.get("type")), "other")]):
             listener(packet)
 
     def _connect(self, timeout: float | None) -> Link:
-        return Link(connect(self.host, self.port, self.limits), self.limits, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        sock = connect(self.host, self.port, self.limits, timeout)
+        return Link(sock, self.limits, timeout, deadline)
 
-    def _call(self, flow: Flow, header: dict[str, Any] | None, timeout: float | None, waits: bool) -> Call:
-        _check_header(header)
+    def _call(
+        self, flow: Flow, header: dict[str, Any] | None, timeout: float | None, *, waits: bool
+    ) -> Call:
+        _check(header, timeout)
         if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             text = f"a flow is an iterable of Packets or dicts, not a {type(flow).__qualname__}"
             raise TypeError(text)
@@ -154,21 +173,21 @@ class StationClient:
         link = None
         try:
             progress.link = link = self._connect(timeout)
-            link.open(header, waits)
+            link.open(header, waits=waits)
             yield from self._send_flow(link, source, progress)
             yield from self._receive(link, waits, progress)
-        except (GeneratorExit, KeyboardInterrupt, DeadlineExceeded):
-            if link is not None:
-                link.cancel()
-            raise
         except BaseException as error:
             if link is not None:
-                link.abort(type(error).__name__)
+                if isinstance(error, GeneratorExit | KeyboardInterrupt | DeadlineExceeded):
+                    link.cancel()
+                else:
+                    link.abort(type(error).__name__)
+                if isinstance(error, Exception):
+                    yield from progress.departures()
             raise
         finally:
             try:
-                if isinstance(source, Generator):
-                    source.close()
+                _close(source)
             finally:
                 if link is not None:
                     link.close()
@@ -177,37 +196,36 @@ class StationClient:
         self, link: Link, source: Iterator[dict[str, Any]], progress: _Progress
     ) -> Generator[Value, None, None]:
         """Send the flow and its END, unless a result comes before."""
-        yielded = 0
+        # A source that is slow is asked for one packet, which then leaves at once. One that is
+        # fast is asked for more at a time: the keeper sends what it has given where it stops.
         count = 1
-        while link.result is None:
+        ended = False
+        while link.result is None and not ended:
             link.check_deadline()
-            # A source that is slow is asked for one packet, which then leaves at once. One that is fast is asked for
-            # more at a time; the keeper sends what a source that stops in the middle has given.
-            link.arm(burst=count > 1)
-            before = link.left()
+            before = link.sent
             began = time.monotonic()
             try:
-                # Encoded as they come: a source may change and yield the same packet again.
-                link.pending.extend(map(encode_packet, islice(source, count)))
+                ended = link.take_in(source, count)
             except BaseException as error:
                 with suppress(StationError):
                     link.send_pending(None if isinstance(error, Exception) else LAST_WORD)
                 link.abort(type(error).__name__)
                 raise
             fast = time.monotonic() - began < FAST
-            given = link.left() - before
-            size = sum(map(len, link.pending)) // max(1, len(link.pending))
             link.send_pending()
-            yield from repeat(True, link.sent - yielded)
-            yielded = link.sent
+            yield from progress.departures()
             yield from self._messages(link, progress)
-            if given < count:
-                link.end()
-                return
-            most = max(1, min(BATCH_PACKETS, BATCH_BYTES // max(1, size)))
-            count = min(2 * count if fast else max(1, count // 2), most)
+            cut = link.sent - before < count
+            count = 2 * count if fast else 1 if cut else max(1, count // 2)
+            count = min(count, BATCH_PACKETS, max(1, BATCH_BYTES // link.packet_size))
+        if ended:
+            link.end()
+        else:
+            _close(source)  # The handler wants no more.
 
-    def _receive(self, link: Link, waits: bool, progress: _Progress) -> Generator[Value, None, None]:
+    def _receive(
+        self, link: Link, waits: bool, progress: _Progress
+    ) -> Generator[Value, None, None]:
         """Yield what comes back until the result, or until the server has the whole flow."""
         if not waits and link.result is None:
             link.confirm()
@@ -218,7 +236,7 @@ class StationClient:
         yield from self._messages(link, progress)
         if link.result is not None:
             progress.received += 1
-            yield _outcome(link.result, link, self._notify)
+            yield _outcome(link, self._notify)
 
     def _messages(self, link: Link, progress: _Progress) -> Generator[Value, None, None]:
         while packets := link.take_messages():
@@ -233,11 +251,25 @@ class _Progress:
 
     def __init__(self) -> None:
         self.link: Link | None = None
-        self.received = 0
+        self.received: int = 0
+        self._told = 0
+
+    @property
+    def sent(self) -> int:
+        """Packets of the flow that have left."""
+        return self.link.sent if self.link else 0
+
+    def departures(self) -> Iterator[Literal[True]]:
+        """Return True for each packet that has left since this was asked last."""
+        told, self._told = self._told, self.sent
+        return repeat(True, self._told - told)
 
 
 class Call(Iterator[Value]):
-    """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow."""
+    """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow.
+
+    For one thread at a time; the counters can be read, and the call closed, from any.
+    """
 
     def __init__(self, steps: Generator[Value, None, None], progress: _Progress) -> None:
         self._steps = steps
@@ -246,11 +278,11 @@ class Call(Iterator[Value]):
     @property
     def sent(self) -> int:
         """Packets of the flow that have left."""
-        return self._progress.link.sent if self._progress.link else 0
+        return self._progress.sent
 
     @property
     def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported; exact once the call has ended."""
+        """Packets that the handler has taken, as last reported; exact once there is a result."""
         return self._progress.link.consumed if self._progress.link else 0
 
     @property
@@ -258,14 +290,17 @@ class Call(Iterator[Value]):
         """Packets that have come back."""
         return self._progress.received
 
-    def __iter__(self) -> Iterator[Value]:
+    def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps
 
     def __next__(self) -> Value:
         return next(self._steps)
 
     def close(self) -> None:
-        """Give the flow up: its generator is closed, and the handler told."""
+        """Give the flow up: its generator is closed, and the handler told.
+
+        Raises ValueError where another thread is iterating right now.
+        """
         self._steps.close()
 
     def __enter__(self) -> Self:
@@ -278,18 +313,18 @@ class Call(Iterator[Value]):
 class Conversation:
     """A flow that is sent packet by packet, for use in ``with``. For one thread at a time.
 
-    Leaving the ``with`` without ``end()`` cancels the flow; leaving it with an exception tells the handler that
-    the client failed.
+    Leaving the ``with`` without ``end()`` cancels the flow; leaving it with an exception tells the
+    handler that the client failed.
     """
 
-    def __init__(self, link: Link, notify: Listener) -> None:
+    def __init__(self, link: Link, notify: Callable[..., None]) -> None:
+        self._closed = False
         self._link = link
         self._notify = notify
         self._received: deque[Packet] = deque()
         self._count = 0
         self._done = False
         self._value: Any = None
-        self._closed = False
 
     @property
     def sent(self) -> int:
@@ -309,16 +344,21 @@ class Conversation:
     def send(self, packet: dict[str, Any]) -> None:
         """Send *packet* at once. Blocks while the handler does not read.
 
-        Raises PacketError or TypeError for what cannot travel; LocalProtocolError after ``end()`` or once the handler
-        has succeeded; and what ``StationClient.call`` raises once it has failed, or the connection has.
+        Raises PacketError or TypeError for what cannot travel; LocalProtocolError after ``end()``
+        or once the handler has succeeded; and what ``StationClient.call`` raises once it has
+        failed, or the connection has. Where it raises, the packet has not left.
         """
         self._check_open("send")
-        self._link.pending.append(encode_packet(packet))
-        self._link.send_pending()
-        if self._link.pending:
-            self._link.pending.clear()
+        link = self._link
+        link.pending.append(encode_packet(packet))
+        try:
+            link.send_pending()
+        finally:
+            unsent = link.forget_pending()
+        if unsent:
             self._finish()
-            raise LocalProtocolError("the handler has succeeded already: it takes no more", code="answered")
+            text = "the handler has succeeded already: it takes no more"
+            raise LocalProtocolError(text, code="answered")
 
     def receive(self, timeout: float | None = None) -> Packet | None:
         """Return the next message, or None once the handler has succeeded.
@@ -351,7 +391,8 @@ class Conversation:
     def end(self) -> Any:
         """Say that the flow is whole, wait for the handler, and return what it succeeded with.
 
-        Messages that come meanwhile can still be received. Raises what ``StationClient.call`` raises.
+        Messages that come meanwhile are kept: they can still be received. Raises what
+        ``StationClient.call`` raises, LocalProtocolError once the flow was given up.
         """
         if not self._done:
             self._check_open("end")
@@ -359,21 +400,14 @@ class Conversation:
             while self._link.result is None:
                 self._received.extend(self._link.take_messages())
                 self._link.wait()
-            while packets := self._link.take_messages():
-                self._received.extend(packets)
             self._finish()
         return self._value
 
     def cancel(self) -> None:
         """Give the flow up, and tell the handler. Does nothing where it is over."""
         if not self._closed:
-            self._link.cancel()
-            self.close()
-
-    def close(self) -> None:
-        """Let go of the connection, with no word to the handler. Safe to call again."""
-        if not self._closed:
             self._closed = True
+            self._link.cancel()
             self._link.close()
 
     def __enter__(self) -> Self:
@@ -385,15 +419,12 @@ class Conversation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._closed:
-            return
-        try:
-            if kind is None or issubclass(kind, KeyboardInterrupt | GeneratorExit):
-                self._link.cancel()
-            else:
-                self._link.abort(kind.__name__)
-        finally:
-            self.close()
+        if kind is not None and not issubclass(kind, KeyboardInterrupt | GeneratorExit):
+            self._link.abort(kind.__name__)
+        self.cancel()
+
+    def __del__(self) -> None:
+        self.cancel()
 
     def _check_open(self, what: str) -> None:
         if self._closed or self._done:
@@ -401,25 +432,40 @@ class Conversation:
 
     def _finish(self) -> None:
         """Take the result: keep the value of a success, raise the error of anything else."""
-        assert self._link.result is not None
         try:
-            self._value = _outcome(self._link.result, self._link, self._notify)["message"]
+            while packets := self._link.take_messages():
+                self._received.extend(packets)
+            self._value = _outcome(self._link, self._notify)["message"]
             self._done = True
         finally:
-            self.close()
+            self.cancel()
 
 
-def _outcome(result: ResultReceived, link: Link, notify: Listener) -> Packet:
-    """Return the packet of a success, raise the error of anything else; listeners hear of either."""
-    error = result_error(result, link.sent)
+def _answers(call: Call) -> Generator[Packet, None, None]:
+    with call:
+        for value in call:
+            if value is not True:
+                yield value
+
+
+def _outcome(link: Link, notify: Callable[..., None]) -> Packet:
+    """Return the packet of a success, raise the error of anything else; listeners hear of both."""
+    assert link.result is not None
+    error = result_error(link.result, link.sent)
+    packet = success_packet(link.result) if error is None else failure_packet(error)
+    notify(packet, final=True)
     if error is not None:
-        notify(failure_packet(error))
         raise error
-    packet = success_packet(result)
-    notify(packet)
     return packet
 
 
-def _check_header(header: object) -> None:
+def _close(source: Iterator[dict[str, Any]]) -> None:
+    if isinstance(source, Generator):
+        source.close()
+
+
+def _check(header: object, timeout: float | None) -> None:
     if header is not None and not isinstance(header, dict):
         raise TypeError(f"a header is a Packet or a dict, not a {type(header).__qualname__}")
+    if timeout is not None and not 0 <= timeout < inf:
+        raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")

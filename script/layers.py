@@ -43,6 +43,7 @@ ROOMS = (
             "pyf.station.session",
             "pyf.station.link",
             "pyf.station.outcome",
+            "pyf.station.wire",
         ),
     ),
     Room(
