@@ -363,6 +363,17 @@ def test_a_packet_too_large_for_the_peer_is_refused_and_the_rest_kept(connect):
     assert batches(pair.to_server()) == [ROW] * 3
 
 
+def test_the_largest_packet_is_no_byte_smaller_than_the_limit(connect):
+    pair = connect(server=Limits(max_packet=100_000))
+    flow = pair.client.open_flow()
+    largest = {"a": bytes(100_000 - 8)}
+    assert len(encode_packet(largest)) == 100_000
+    pair.send(CLIENT, flow, [largest])
+    assert batches(pair.to_server()) == [largest]
+    with pytest.raises(PacketTooLarge, match="100001 bytes"):
+        pair.send(CLIENT, flow, [{"a": bytes(100_000 - 7)}])
+
+
 def test_the_largest_packet_header_and_value_arrive(connect):
     """
     The limits mean what they say to the byte, at both ends.
@@ -447,7 +458,7 @@ def test_a_flow_that_is_not_open_is_a_local_error(connect, move):
     with pytest.raises(LocalProtocolError, match="flow 5 is not open") as caught:
         move(machine)
     assert caught.value.code == "unknown_flow"
-    assert machine.flow_state(5) is FlowState.IDLE
+    assert machine.flow_state(5) is machine.flow_state(0) is FlowState.IDLE
 
 
 def test_each_role_keeps_to_its_own_frames(connect):
