@@ -1,0 +1,265 @@
+"""The documentation tells the truth: its code runs, its output comes, its tables are complete.
+
+How the code of README.md and docs/ is run, one process for each page:
+
+- A ```python block that calls ``reactor.run()`` is a server: it runs as a process of its own until
+  the page ends, or the next server takes its place. A free port stands in for 8000 on the page.
+- All other ```python blocks of a page run in order, in one namespace.
+- A ```text block is what the ```python block just before it prints; ``...`` stands for anything.
+- ``<!-- the servers log 2 errors -->`` says how many errors the page causes on purpose.
+"""
+
+import dataclasses
+import doctest
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+import pyf.station
+import pyf.transport
+from pyf.station import ConnectionLost, Limits, StationError
+from pyf.station.client import LISTENER_EVENTS
+from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
+]
+SECONDS = 30
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LOGGED = re.compile(r"<!-- the servers? logs? (\d+) errors? -->")
+
+SAY_PORT = """
+from twisted.internet import reactor
+reactor.callWhenRunning(lambda: print(*(
+    reader.getHost().port for reader in reactor.getReaders() if hasattr(reader, "getHost")
+), flush=True))
+"""
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(match[1], match[2], text.count("\n", 0, match.start()) + 2)
+        for match in FENCE.finditer(text)
+    ]
+
+
+def title(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# The runner: python tests/test_docs.py PAGE
+
+
+class Server:
+    """
+    A server block, as a process.
+    """
+
+    def __init__(self, page: Path, block: Block, port: str) -> None:
+        lines = "\n" * (block.line - 1) + block.text.replace("8000", port)
+        code = f"{SAY_PORT}\nexec(compile({lines!r}, {str(page)!r}, 'exec'))"
+        command = [sys.executable, "-u", *warnings(), "-c", code]
+        self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        assert self.popen.stdout is not None
+        self.port = self.popen.stdout.readline().strip()
+        assert self.port, f"the server in line {block.line} did not start"
+
+    def stop(self) -> str:
+        self.popen.terminate()
+        output, _ = self.popen.communicate(timeout=SECONDS)
+        return output
+
+
+def warnings() -> list[str]:
+    return ["-W", "error", "-W", "ignore:setDaemon:DeprecationWarning"]
+
+
+def check_output(expected: str, actual: str, block: Block) -> None:
+    flags = doctest.ELLIPSIS | doctest.REPORT_NDIFF
+    checker = doctest.OutputChecker()
+    if not checker.check_output(expected, actual, flags):
+        example = doctest.Example("", expected)
+        difference = checker.output_difference(example, actual, flags)
+        raise AssertionError(f"the block in line {block.line} does not print that:\n{difference}")
+
+
+@contextmanager
+def serving(page: Path, block: Block, port: str, expected: str | None) -> Generator[str]:
+    server = Server(page, block, port)
+    try:
+        yield server.port
+    finally:
+        output = server.stop()
+    if expected is not None:
+        check_output(expected, output, block)
+
+
+def run_page(page: Path) -> None:
+    # What is read from a page counts with its own line numbers.
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    port = "0"  # any free one, which the servers after the first one use again
+    found = blocks(page)
+    with ExitStack() as stack:
+        for number, block in enumerate(found):
+            following = found[number + 1] if number + 1 < len(found) else block
+            expected = following.text if following.language == "text" else None
+            if block.language != "python":
+                continue
+            if "reactor.run()" in block.text:
+                stack.close()
+                port = stack.enter_context(serving(page, block, port, expected))
+                continue
+            code = "\n" * (block.line - 1) + block.text.replace("8000", port)
+            with redirect_stdout(io.StringIO()) as output:
+                exec(compile(code, str(page), "exec"), namespace)
+            if expected is not None:
+                check_output(expected, output.getvalue(), block)
+
+
+def with_python(page: Path) -> bool:
+    return any(block.language == "python" for block in blocks(page))
+
+
+@pytest.mark.parametrize("page", [*filter(with_python, PAGES)], ids=title)
+def test_the_code_of_each_page_runs(page: Path, tmp_path: Path) -> None:
+    """
+    Every block of Python on the page runs, prints what the page says, and logs no more errors.
+    """
+    done = subprocess.run(
+        [sys.executable, *warnings(), str(Path(__file__).resolve()), str(page)],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = sum(map(int, LOGGED.findall(page.read_text(encoding="utf-8"))))
+    assert done.stderr.count("Traceback") == expected, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_the_commands_of_each_page_exist(page: Path) -> None:
+    """
+    A script or example that a page names exists; a file of the project that it links to, too.
+    """
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b((?:script|examples)/[\w./-]*\w)", text))
+    linked = re.findall(r"\]\((?!\w+:|#)([^)#]+)", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [name for name in linked if not (page.parent / name).exists()]
+    assert not missing
+
+
+def test_every_block_says_what_it_is() -> None:
+    """
+    A fenced block is Python, which is run, or says that it is something else.
+    """
+    known = {"python", "text", "console", "{toctree}", "{eval-rst}", "{layers}"}
+    found = [
+        (title(page), block.line)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language not in known
+    ]
+    assert not found
+
+
+# The reference
+
+
+def reference() -> str:
+    pages = sorted((DOCS / "reference").glob("*.md"))
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages)
+
+
+@pytest.mark.parametrize("package", [pyf.station, pyf.transport], ids=lambda each: each.__name__)
+def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
+    """
+    What a package exports is documented, under the name of one of the packages that export it.
+    """
+    documented = {
+        match[1] for match in re.finditer(r"^\.\. auto\w+:: (pyf[\w.]+)", reference(), re.MULTILINE)
+    }
+    exported = {
+        name: {
+            f"{each.__name__}.{name}"
+            for each in (pyf.station, pyf.transport)
+            if name in each.__all__ and getattr(each, name) is getattr(package, name)
+        }
+        for name in package.__all__
+    }
+    assert [name for name, names in exported.items() if not names & documented] == []
+
+
+def all_errors(root: type[StationError] = StationError) -> Iterator[type[StationError]]:
+    yield root
+    for error in root.__subclasses__():
+        if error.__module__.startswith("pyf."):
+            yield from all_errors(error)
+
+
+@pytest.mark.parametrize("error", sorted(all_errors(), key=str), ids=lambda error: error.__name__)
+def test_every_error_is_in_the_reference_and_says_what_to_do(error: type[StationError]) -> None:
+    """
+    An error is in the reference; one that is raised as such is also in the guide to errors.
+    """
+    assert f"autoexception:: pyf.station.{error.__name__}\n" in reference()
+    if not error.__subclasses__() or error is ConnectionLost:
+        guide = (DOCS / "howto" / "errors.md").read_text(encoding="utf-8")
+        assert f"`{error.__name__}`" in guide
+
+
+def test_every_limit_is_in_the_table() -> None:
+    """
+    The table has all limits in their order, with the defaults that they have.
+    """
+    text = (DOCS / "reference" / "limits.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE)
+    assert rows == [(field.name, str(field.default)) for field in dataclasses.fields(Limits)]
+
+
+def test_bounds_of_the_server_are_those_that_the_guide_names() -> None:
+    """
+    The guide to deployment has the server's real defaults, and those of the limits that it names.
+    """
+    text = (DOCS / "howto" / "deploy.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| (.+?) \| (\d+) \|", text, re.MULTILINE))
+    assert list(map(int, table.values())) == [MAX_THREADS, MAX_COROUTINES, MAX_CLIENTS]
+    assert Limits().window_bytes == 1024**2
+    assert "`Limits.window_bytes` (1 MiB)" in text
+    assert Limits().max_packet == 16 * 1024**2
+    assert "`Limits.max_packet` (16 MiB)" in text
+    assert STOP_GRACE == 2
+    assert "Handlers have two seconds" in text
+
+
+def test_every_event_of_listeners_is_explained() -> None:
+    """
+    The guide to messages explains each event for which a listener can be added.
+    """
+    text = (DOCS / "howto" / "messages.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == LISTENER_EVENTS
+
+
+if __name__ == "__main__":
+    run_page(Path(sys.argv[1]))
