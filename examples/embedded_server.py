@@ -1,9 +1,10 @@
 """A server in a process that has other work: tgscheduler runs the reactor in a thread.
 
-    pip install 'pyf.station[embed]'
     python examples/embedded_server.py [PORT]
 
-Then run examples/client.py in another terminal. The main thread is free; here it waits for Ctrl-C.
+It needs pyf.station[embed]. Then run examples/client.py in another terminal. The main thread is free
+for other work; here it waits for Ctrl-C.
+
 examples/flask_app.py shows pyf.station.embed, which does this in one call, and stops cleanly too.
 """
 

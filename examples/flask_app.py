@@ -1,10 +1,9 @@
 """A Flask application that serves pages and, in the same process, accepts flows and shows them.
 
-    pip install 'pyf.station[embed]' flask waitress
     python examples/flask_app.py [HTTP_PORT [FLOW_PORT]]          8080 and 8000 if not given
 
-Open the page it names, then run examples/client.py in another terminal, a few times. Stop it with
-Ctrl-C.
+It needs pyf.station[embed], flask and waitress. Open the page it names, then run examples/client.py
+in another terminal, a few times. Stop it with Ctrl-C.
 """
 
 import sys
