@@ -92,8 +92,8 @@ class Station:
 
     async def _close(self) -> None:
         await maybeDeferred(self._port.stopListening)
-        if not self.server.numPorts and (stopped := self.server.stop()):
-            await stopped
+        if not self.server.numPorts:
+            await self.server.stop()
 
 
 def _running_reactor() -> Any:
