@@ -2,10 +2,9 @@
 
     python examples/embedded_server.py [PORT]
 
-It needs pyf.station[embed]. Then run examples/client.py in another terminal. The main thread is free
-for other work; here it waits for Ctrl-C.
-
-examples/flask_app.py shows pyf.station.embed, which does this in one call, and stops cleanly too.
+It needs pyf.station[embed]. Then run examples/client.py in another terminal. The main thread is
+free for other work; here it waits for Ctrl-C. examples/flask_app.py shows pyf.station.embed, which
+does this in one call.
 """
 
 import sys
