@@ -274,7 +274,8 @@ class StationProtocol(Protocol):
             return
         self._machine.receive_data(data)
         try:
-            while event := self._machine.next_event():
+            # A coroutine that gets an event may stop the server.
+            while not self._leaving and (event := self._machine.next_event()):
                 if handle := self._HANDLERS.get(type(event)):
                     handle(self, event)
         except RemoteProtocolError as error:
@@ -335,7 +336,7 @@ class StationProtocol(Protocol):
         """Wait no more for the client to close."""
         self.transport.abortConnection()
 
-    # Events
+    # Events, each of a flow that has its session: the machine tells of no other
 
     def _hello(self, event: HelloReceived) -> None:
         self._clear_timer()
@@ -350,29 +351,28 @@ class StationProtocol(Protocol):
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
             facts = {"status": "refused", "code": "busy", "message": text}
             self.send_result(event.flow_id, 0, facts)
-        elif event.timeout is not None:
+        elif event.timeout is not None and event.flow_id in self._sessions:
             expire = partial(self._expire, event.flow_id, event.timeout)
             self._deadlines[event.flow_id] = self._server.reactor.callLater(event.timeout, expire)
 
     def _packets(self, event: PacketsReceived) -> None:
-        if session := self._sessions.get(event.flow_id):
-            session.receive(event.batch)
+        self._sessions[event.flow_id].receive(event.batch)
 
     def _ended(self, event: FlowEnded) -> None:
-        if session := self._sessions.get(event.flow_id):
-            session.end()
+        self._sessions[event.flow_id].end()
 
     def _aborted(self, event: FlowAborted) -> None:
         name, count = event.error_class[:MAX_TEXT], event.count
         text = f"the client's generator failed with {name} after {count} packets"
-        self._fail(event.flow_id, ClientError(text, error_class=name, sent=count), "cancelled")
+        error = ClientError(text, error_class=name, sent=count)
+        self._sessions[event.flow_id].fail(error, "cancelled")
 
     def _abandoned(self, event: FlowAbandoned) -> None:
-        self._fail(event.flow_id, FlowCancelled("the client gave the flow up"), "cancelled")
+        error = FlowCancelled("the client gave the flow up")
+        self._sessions[event.flow_id].fail(error, "cancelled")
 
     def _credit(self, event: CreditReceived) -> None:
-        if session := self._sessions.get(event.flow_id):
-            session.flush()
+        self._sessions[event.flow_id].flush()
 
     def _gone(self, event: GoAwayReceived) -> None:
         if event.code not in ("", "draining"):
@@ -396,11 +396,7 @@ class StationProtocol(Protocol):
 
     def _expire(self, flow_id: int, timeout: float) -> None:
         text = f"the client gave the call {timeout:g} s"
-        self._fail(flow_id, DeadlineExceeded(text, timeout=timeout), "deadline")
-
-    def _fail(self, flow_id: int, error: StationError, status: str) -> None:
-        if session := self._sessions.get(flow_id):
-            session.fail(error, status)
+        self._sessions[flow_id].fail(DeadlineExceeded(text, timeout=timeout), "deadline")
 
     def _forget(self, flow_id: int) -> None:
         self._sessions.pop(flow_id, None)
