@@ -432,10 +432,10 @@ class Link:
     # The keeper
 
     def _wake(self) -> None:
+        assert self._wake_sender is not None
         self._resting = False
-        if self._wake_sender is not None:
-            with suppress(OSError):  # It is full, which wakes as well, or closed already.
-                self._wake_sender.send(b"\0")
+        with suppress(OSError):  # It is full, which wakes as well, or closed already.
+            self._wake_sender.send(b"\0")
 
     def _keep(self) -> None:
         """Look after the link while user code runs; the keeper's thread."""
