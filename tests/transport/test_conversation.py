@@ -208,4 +208,4 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=200, stateful_step_count=40)
+TestConversation.settings = settings(max_examples=80, stateful_step_count=40)
