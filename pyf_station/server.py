@@ -319,7 +319,7 @@ class StationProtocol(Protocol):
         """Tell the client of its breach, and close. Does nothing where that is done."""
         if not self._leaving:
             self._machine.fail(error)
-            _log.warn("closing the connection from {peer}: {error}", peer=self.peer, error=error)
+            _log.warn("closing the connection from {peer}: {error!r}", peer=self.peer, error=error)
             self._lose_sessions(lambda _: error)
             self._close()
 
@@ -362,7 +362,7 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].end()
 
     def _aborted(self, event: FlowAborted) -> None:
-        name, count = event.error_class[:MAX_TEXT], event.count
+        name, count = _escaped(event.error_class), event.count
         text = f"the client's generator failed with {name} after {count} packets"
         error = ClientError(text, error_class=name, sent=count)
         self._sessions[event.flow_id].fail(error, "cancelled")
@@ -376,10 +376,8 @@ class StationProtocol(Protocol):
 
     def _gone(self, event: GoAwayReceived) -> None:
         if event.code not in ("", "draining"):
-            code, text = event.code[:MAX_TEXT], event.message[:MAX_TEXT]
-            _log.warn(
-                "{peer} gave up with {code!r}: {text!r}", peer=self.peer, code=code, text=text
-            )
+            code, text = _escaped(event.code), _escaped(event.message)
+            _log.warn("{peer} gave up with {code}: {text}", peer=self.peer, code=code, text=text)
 
     _HANDLERS: ClassVar[dict[type[Event], Callable[[StationProtocol, Any], None]]] = {
         HelloReceived: _hello,
@@ -452,3 +450,8 @@ def _cut(why: str, session: Session) -> BadFlowEnding:
     what = "result" if session.whole else "flow"
     text = f"{why}, before the {what}; {session.received} packets had come"
     return BadFlowEnding(text, received=session.received)
+
+
+def _escaped(text: str) -> str:
+    """Return what a client sent as it may stand in a log."""
+    return text[:MAX_TEXT].encode("unicode_escape").decode()

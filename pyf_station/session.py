@@ -247,6 +247,8 @@ class Session:
         thread; raises nothing.
         """
         if any(error is known for known in self._errors):
+            # The session keeps it; it would keep the handler's frames, and what they hold.
+            error.__traceback__ = None
             return
         if isinstance(error, CancelledError) and self.ending is not None:
             return

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections import deque
 from functools import partial
 from typing import Any
@@ -359,6 +360,33 @@ def test_a_handler_that_speaks_after_its_result_gets_an_error_and_the_result_sta
     assert client.call().value == "first"
     client.returned()
     logged_errors.claim()
+
+
+class Held:
+    """
+    Something whose end can be seen.
+    """
+
+
+def test_what_a_handler_held_is_let_go_as_soon_as_the_flows_error_has_ended_it(peer):
+    seen = []
+
+    async def handler(flow, client):
+        held = Held()
+        seen.append(weakref.ref(held))
+        async for _ in flow:
+            pass
+
+    client = peer(handler)
+    flow = client.open({"n": 1})
+    gc.disable()
+    try:
+        client.machine.cancel(flow)
+        assert client.over(flow)
+        client.returned()
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("say", ["return", "success"])
@@ -823,14 +851,14 @@ def test_a_pong_that_nobody_asked_for_is_no_breach(peer):
     assert client.call({"n": 1}).value == [1]
 
 
-def test_a_client_that_gives_up_is_logged_with_its_reason_cut(peer, warnings):
+def test_a_client_that_gives_up_is_logged_with_its_reason_cut_and_escaped(peer, warnings):
     client = peer(reading)
     client.pump()
-    client.machine.go_away("frame_length", "y" * 2000)
+    client.machine.go_away("frame_length", "y\n" * 1000)
     client.pump()
     (warning,) = warnings
-    assert "gave up with 'frame_length': 'yyy" in warning
-    assert len(warning) < MAX_TEXT + 200
+    assert "gave up with frame_length: y\\ny\\n" in warning
+    assert len(warning) < 2 * MAX_TEXT
 
 
 @pytest.mark.parametrize("code", ["", "draining"])
