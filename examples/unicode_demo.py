@@ -90,7 +90,11 @@ def server_process(database):
         if not port:
             sys.exit("The server did not start.")
         print(f"The server is process {server.pid} and listens on port {port.strip()}.")
-        yield int(port)  # leaving the `with` closes its standard input, for which it waits
+        try:
+            yield int(port)
+        finally:
+            server.stdin.close()  # for which it waits
+            server.wait()
 
 
 # The server's side

@@ -28,6 +28,7 @@ import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.client import LISTENER_EVENTS
 from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
+from pyf.transport.limits import BATCH_PACKETS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -238,9 +239,9 @@ def test_every_limit_is_in_the_table() -> None:
     assert rows == [(field.name, str(field.default)) for field in dataclasses.fields(Limits)]
 
 
-def test_bounds_of_the_server_are_those_that_the_guide_names() -> None:
+def test_defaults_are_those_that_the_pages_name() -> None:
     """
-    The guide to deployment has the server's real defaults, and those of the limits that it names.
+    The pages that name a default in their text name the real one.
     """
     text = (DOCS / "howto" / "deploy.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| (.+?) \| (\d+) \|", text, re.MULTILINE))
@@ -249,6 +250,10 @@ def test_bounds_of_the_server_are_those_that_the_guide_names() -> None:
     assert "`Limits.window_bytes` (1 MiB)" in text
     assert Limits().max_packet == 16 * 1024**2
     assert "`Limits.max_packet` (16 MiB)" in text
+    assert Limits().window_packets == 32768
+    assert "1 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert BATCH_PACKETS == 512
+    assert "(512 packets at most)" in (DOCS / "howto" / "back-pressure.md").read_text("utf-8")
     assert STOP_GRACE == 2
     assert "Handlers have two seconds" in text
 
