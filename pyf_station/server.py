@@ -270,18 +270,9 @@ class StationProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
-        if self._leaving:
-            return
-        self._machine.receive_data(data)
-        try:
-            # A coroutine that gets an event may stop the server.
-            while not self._leaving and (event := self._machine.next_event()):
-                if handle := self._HANDLERS.get(type(event)):
-                    handle(self, event)
-        except RemoteProtocolError as error:
-            self.break_off(error)
-        else:
-            self._flush()
+        if not self._leaving:
+            self._machine.receive_data(data)
+            self._handle_events()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End every open flow: a close without an END is never the end of a flow."""
@@ -337,6 +328,17 @@ class StationProtocol(Protocol):
         self.transport.abortConnection()
 
     # Events, each of a flow that has its session: the machine tells of no other
+
+    def _handle_events(self) -> None:
+        try:
+            # A coroutine that gets an event may stop the server.
+            while not self._leaving and (event := self._machine.next_event()):
+                if handle := self._HANDLERS.get(type(event)):
+                    handle(self, event)
+        except RemoteProtocolError as error:
+            self.break_off(error)
+        else:
+            self._flush()
 
     def _hello(self, event: HelloReceived) -> None:
         self._clear_timer()
