@@ -295,7 +295,7 @@ def test_numpy_values_that_would_lose_something_are_refused():
     np = pytest.importorskip("numpy")
     for value in [
         np.datetime64(5, "ns"),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "us"),
         np.timedelta64(5, "ns"),
         np.timedelta64(5, "M"),
         np.complex128(1),
