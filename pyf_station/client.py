@@ -11,7 +11,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pyf.station.link import LAST_WORD, Link
+from pyf.station.link import Link
 from pyf.station.outcome import failure_packet, result_error, success_packet
 from pyf.station.wire import connect
 from pyf.transport import (
@@ -110,7 +110,7 @@ class StationClient:
         link = self._connect(timeout)
         try:
             link.open(header, waits=True)
-            link.send_pending()
+            link.send()
         except BaseException:
             link.cancel()
             link.close()
@@ -203,16 +203,19 @@ class StationClient:
         while link.result is None and not ended:
             link.check_deadline()
             before = link.sent
+            failure = None
             began = time.monotonic()
             try:
                 ended = link.take_in(source, count)
+            except Exception as error:  # noqa: BLE001 - raised again behind what came before it
+                failure = error
             except BaseException as error:
                 with suppress(StationError):
-                    link.send_pending(None if isinstance(error, Exception) else LAST_WORD)
+                    link.send()
                 link.abort(type(error).__name__)
                 raise
             fast = time.monotonic() - began < FAST
-            link.send_pending()
+            yield from self._send_pending(link, progress, failure)
             yield from progress.departures()
             yield from self._messages(link, progress)
             cut = link.sent - before < count
@@ -222,6 +225,22 @@ class StationClient:
             link.end()
         else:
             _close(source)  # The handler wants no more.
+
+    def _send_pending(
+        self, link: Link, progress: _Progress, failure: Exception | None
+    ) -> Generator[Value, None, None]:
+        """Have what is pending leave, then raise *failure* if there is one."""
+        try:
+            while not link.send():
+                yield from progress.departures()
+                yield from self._messages(link, progress)
+                link.wait()
+        except StationError:
+            if failure is None:
+                raise
+        if failure is not None:
+            link.abort(type(failure).__name__)
+            raise failure
 
     def _receive(
         self, link: Link, waits: bool, progress: _Progress
@@ -344,6 +363,7 @@ class Conversation:
     def send(self, packet: dict[str, Any]) -> None:
         """Send *packet* at once. Blocks while the handler does not read.
 
+        Messages that come meanwhile are kept: a handler that answers each packet is not held up.
         Raises PacketError or TypeError for what cannot travel; LocalProtocolError after ``end()``
         or once the handler has succeeded; and what ``StationClient.call`` raises once it has
         failed, or the connection has. Where it raises, the packet has not left.
@@ -352,7 +372,9 @@ class Conversation:
         link = self._link
         link.pending.append(encode_packet(packet))
         try:
-            link.send_pending()
+            while not link.send():
+                self._received.extend(link.take_messages())
+                link.wait()
         finally:
             unsent = link.forget_pending()
         if unsent:
@@ -451,7 +473,7 @@ def _answers(call: Call) -> Generator[Packet, None, None]:
 def _outcome(link: Link, notify: Callable[..., None]) -> Packet:
     """Return the packet of a success, raise the error of anything else; listeners hear of both."""
     assert link.result is not None
-    error = result_error(link.result, link.sent)
+    error = result_error(link.result, link.sent, link.timeout)
     packet = success_packet(link.result) if error is None else failure_packet(error)
     notify(packet, final=True)
     if error is not None:

@@ -88,7 +88,8 @@ class Link:
         """Packets that the handler has taken, as last reported."""
         self.packet_size: int = 1
         """Bytes of a packet of the last batch that was taken in, on average."""
-        self._timeout = timeout
+        self.timeout: float | None = timeout
+        """Seconds that the call was given."""
         self._deadline = deadline
         self._machine = Connection(Role.CLIENT, limits)
         self._flow_id = 0
@@ -126,7 +127,7 @@ class Link:
 
         Raises PacketError for a header that cannot travel.
         """
-        self._flow_id = self._machine.open_flow(header, self._timeout, waits)
+        self._flow_id = self._machine.open_flow(header, self.timeout, waits)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -158,20 +159,17 @@ class Link:
                 self.packet_size = sum(map(len, self.pending)) // len(self.pending)
         return given < count and bool(gate)
 
-    def send_pending(self, seconds: float | None = None) -> None:
-        """Give ``pending`` to the socket as credit allows, and wait until all of it has left.
+    def send(self) -> bool:
+        """Give what credit allows of ``pending`` to the socket; return whether all of it has left.
 
-        Returns early, with packets left in ``pending``, where a result has come, or after
-        *seconds*. Raises ConnectionLost, DeadlineExceeded, PacketTooLarge, RemoteProtocolError,
+        Until then take what comes back, and wait: a handler that waits for its messages to be
+        taken reads no packets. True also where a result has come: the rest is not wanted.
+
+        Raises ConnectionLost, DeadlineExceeded, PacketTooLarge, RemoteProtocolError,
         LocalProtocolError or FlowRefused.
         """
-        until = None if seconds is None else time.monotonic() + seconds
         self._turn(self._send_some)
-        while (self.pending or self._wire.unsent) and self.result is None:
-            if until is not None and time.monotonic() >= until:
-                return
-            self._wait(until)
-            self._turn(self._send_some)
+        return self.result is not None or not (self.pending or self._wire.unsent)
 
     def forget_pending(self) -> bool:
         """Drop what has not left yet; return whether there was anything."""
@@ -181,7 +179,7 @@ class Link:
         return some
 
     def end(self) -> None:
-        """Send the END; raises as ``send_pending`` does."""
+        """Send the END; raises as ``send`` does."""
         if self.result is None:
             self._turn(self._end)
         while self._wire.unsent and self.result is None:
@@ -190,21 +188,21 @@ class Link:
     def confirm(self) -> None:
         """Wait until the server has received all that was sent, or has given its result.
 
-        Raises as ``send_pending`` does.
+        Raises as ``send`` does.
         """
         self._turn(lambda: self._machine.ping(0))
         while not self._ponged and self.result is None:
             self.wait()
 
     def wait(self, until: float | None = None) -> None:
-        """Wait until something has come, or until the time *until*; raises as ``send_pending``."""
+        """Wait until something has come, or until the time *until*; raises as ``send``."""
         self._wait(until)
         self._turn()
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded if the time given to the call is over."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise deadline_error(self._timeout or 0.0)
+            raise deadline_error(self.timeout or 0.0)
 
     def take_messages(self) -> list[Packet]:
         """Return the packets of one batch that has come back, none if none has.

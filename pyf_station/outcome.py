@@ -23,8 +23,13 @@ def failure_packet(error: StationError) -> Packet:
     return Packet(type="failure", error=type(error).__name__, message=str(error))
 
 
-def result_error(result: ResultReceived, sent: int) -> StationError | None:
-    """Return the error that *result* stands for, None for a success. *sent* packets had left."""
+def result_error(
+    result: ResultReceived, sent: int, timeout: float | None = None
+) -> StationError | None:
+    """Return the error that *result* stands for, None for a success.
+
+    *sent* packets had left; the call had been given *timeout* seconds.
+    """
     message = result.error["message"] or ""
     match result.status:
         case "success":
@@ -35,7 +40,8 @@ def result_error(result: ResultReceived, sent: int) -> StationError | None:
         case "cancelled":
             return FlowCancelled("the server gave the flow up")
         case "deadline":
-            return DeadlineExceeded(f"the server gave the flow up: {message}")
+            text = f"the server gave the flow up: {message}"
+            return DeadlineExceeded(text, timeout=timeout or 0.0)
         case _:
             return _server_error(result, sent)
 

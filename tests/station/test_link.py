@@ -188,6 +188,11 @@ GUARDING = (None, True)
 STANDING_BY = (None, False)
 
 
+def send_all(link: Link) -> None:
+    while not link.send():
+        link.wait()
+
+
 class Watched(selectors.DefaultSelector):
     """
     A selector that tells how long a keeper sleeps (None: until something happens), and whether it
@@ -298,18 +303,18 @@ def test_sending_goes_on_when_credit_comes(make):
         return seen
 
     join = in_thread(consume)
-    link.send_pending()
+    send_all(link)
     assert join() == packets(*range(3000))
     assert (link.sent, len(link.pending)) == (3000, 0)
 
 
-def test_sending_for_a_time_returns_with_the_rest(pair):
+def test_sending_returns_with_the_rest(pair):
     """
-    Without credit, send_pending(seconds) gives up; the rest stays pending.
+    send() does not wait for credit; what has none stays pending.
     """
     link, _ = pair
     put(link, *range(2000))
-    link.send_pending(0.01)  # the server has not said hello
+    assert link.send() is False  # the server has not said hello
     assert (link.sent, len(link.pending)) == (1024, 976)
     assert link.forget_pending() is True
     assert link.forget_pending() is False
@@ -322,7 +327,7 @@ def test_sending_returns_when_the_result_comes(make):
     link, peer = make(peer_limits=Limits(window_packets=1024))
     put(link, *range(2000))
     join = in_thread(lambda: (peer.packets(1024), peer.finish(value=5, consumed=7)))
-    link.send_pending()
+    send_all(link)
     join()
     assert link.result is not None
     assert (link.result.value, link.consumed, link.sent) == (5, 7, 1024)
@@ -337,7 +342,7 @@ def test_a_packet_that_the_peer_does_not_take_leaves_those_before_it(make):
     put(link, 1, 2)
     link.pending.append(encode_packet({"x": b"x" * 70_001}))
     with pytest.raises(PacketTooLarge):
-        link.send_pending()
+        send_all(link)
     assert link.sent == 2
     assert join() == packets(1, 2)
 
@@ -348,7 +353,7 @@ def test_the_end_is_sent_with_the_count(pair):
     """
     link, peer = pair
     put(link, 1, 2)
-    link.send_pending()
+    send_all(link)
     link.end()
     assert peer.expect(FlowEnded).count == 2
 
@@ -394,7 +399,7 @@ def test_confirming_waits_for_the_peer_to_have_read_all(pair):
     """
     link, peer = pair
     put(link, 1)
-    link.send_pending()
+    send_all(link)
     link.end()
     join = in_thread(lambda: (peer.expect(FlowEnded), peer.expect(FlowOpened)))
     link.confirm()
@@ -515,7 +520,7 @@ def test_a_closed_connection_is_lost(pair):
     """
     link, peer = pair
     put(link, 1, 2, 3)
-    link.send_pending()
+    send_all(link)
     batch = peer.expect(PacketsReceived).batch
     peer.machine._flows[1].receive.window_packets = 1  # each packet is worth a CREDIT
     peer.machine.consume(1, batch.packets, batch.size)
@@ -651,7 +656,7 @@ def test_a_last_word_is_acknowledged_before_the_close(pair, word):
     """
     link, peer = pair
     put(link, 1)
-    link.send_pending()
+    send_all(link)
 
     def serve():
         peer.packets(1)
@@ -859,7 +864,7 @@ def test_a_flow_interrupted_at_its_work_can_only_be_cancelled(pair):
     with pytest.raises(KeyboardInterrupt):
         link._turn(interrupted)
     with pytest.raises(LocalProtocolError) as caught:
-        link.send_pending()
+        send_all(link)
     assert caught.value.code == "interrupted"
     join = in_thread(lambda: (peer.expect(FlowAbandoned), peer.finish("cancelled")))
     link.cancel()
@@ -918,7 +923,7 @@ def test_the_keeper_sends_what_a_blocked_source_has_given(pair):
     assert link.take_in(source(), 10) is False
     assert join() == packets(0, 1, 2)
     assert (asked, len(link.pending)) == ([0, 1, 2, 3], 1)
-    link.send_pending()
+    send_all(link)
     assert peer.packets(1) == packets(3)
 
 
@@ -999,10 +1004,10 @@ def test_the_keeper_looks_seldom_where_nothing_can_be_left_behind(sleeps, make):
     """
     link, peer = make()
     link.take_in(iter(packets(1)), 1)
-    link.send_pending()
+    send_all(link)
     link.take_in(iter(packets(2)), 1)
     wait_for((link_module.PARKED, False), sleeps)
-    link.send_pending()
+    send_all(link)
     assert peer.packets(1) + peer.packets(1) == packets(1, 2)
 
 
@@ -1012,7 +1017,7 @@ def test_the_keeper_looks_often_once_a_source_is_fast(sleeps, make):
     """
     link, peer = make()
     link.take_in(iter(packets(1)), 1)
-    link.send_pending()
+    send_all(link)
     link.take_in(iter(packets(2)), 1)
     wait_for((link_module.PARKED, False), sleeps)
     go_on = threading.Event()
@@ -1051,7 +1056,7 @@ def test_a_packet_too_large_found_by_the_keeper_is_the_users_error(make):
     link.take_in(source(), 5)
     assert join() == packets(1)
     with pytest.raises(PacketError):
-        link.send_pending()
+        send_all(link)
     join = in_thread(lambda: (peer.expect(FlowAborted), peer.finish("cancelled")))
     link.abort("PacketTooLarge")
     link.close()

@@ -58,10 +58,11 @@ def test_a_flow_that_the_server_gave_up_is_cancelled():
 
 def test_a_deadline_that_passed_on_the_server_is_deadline_exceeded():
     """
-    The status "deadline" is DeadlineExceeded, with the server's words.
+    The status "deadline" is DeadlineExceeded, with the server's words and our timeout.
     """
-    error = result_error(result("deadline", message="the client gave the call 2 s"), 0)
+    error = result_error(result("deadline", message="the client gave the call 2 s"), 0, 2)
     assert isinstance(error, DeadlineExceeded)
+    assert error.timeout == 2
     assert "the client gave the call 2 s" in str(error)
 
 
