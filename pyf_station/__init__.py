@@ -10,7 +10,8 @@ if __name__ != "pyf.station":
         "a second copy of every class. Run script/setup, then: import pyf.station"
     )
 
-from pyf.station.client import Call, Conversation, StationClient
+from pyf.station.client import Call, StationClient
+from pyf.station.conversation import Conversation
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.server import FlowServer
 from pyf.transport import (

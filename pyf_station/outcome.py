@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pyf.transport import (
     DeadlineExceeded,
     FlowCancelled,
@@ -11,6 +13,26 @@ from pyf.transport import (
     StationError,
 )
 from pyf.transport.events import ResultReceived
+
+
+class Notify(Protocol):
+    """What tells listeners of the packets that come back."""
+
+    def __call__(self, packet: Packet, /, *, final: bool = False) -> None:
+        """Tell of *packet*, which is *final* where it stands for the result."""
+
+
+def outcome(result: ResultReceived, sent: int, timeout: float | None, notify: Notify) -> Packet:
+    """Return the packet of a success, raise the error of anything else; listeners hear of both.
+
+    *sent* packets had left; the call had been given *timeout* seconds.
+    """
+    error = result_error(result, sent, timeout)
+    packet = success_packet(result) if error is None else failure_packet(error)
+    notify(packet, final=True)
+    if error is not None:
+        raise error
+    return packet
 
 
 def success_packet(result: ResultReceived) -> Packet:

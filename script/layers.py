@@ -41,6 +41,7 @@ ROOMS = (
             "pyf.station.handlers",
             "pyf.station.flow",
             "pyf.station.session",
+            "pyf.station.conversation",
             "pyf.station.link",
             "pyf.station.outcome",
             "pyf.station.wire",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyf.station.outcome import failure_packet, result_error, success_packet
+from pyf.station.outcome import failure_packet, outcome, result_error, success_packet
 from pyf.transport import DeadlineExceeded, FlowCancelled, FlowRefused, Packet, ServerError
 from pyf.transport.events import ResultReceived
 
@@ -119,3 +119,24 @@ def test_listeners_hear_of_each_failure(status):
         "error": type(error).__name__,
         "message": str(error),
     }
+
+
+def test_listeners_hear_of_a_success_before_it_is_returned():
+    """
+    outcome() tells, then returns the packet.
+    """
+    heard = []
+    packet = outcome(
+        result("success", value=3), 0, None, lambda told, *, final=False: heard.append(told)
+    )
+    assert heard == [packet] == [{"type": "success", "message": 3}]
+
+
+def test_listeners_hear_of_a_failure_before_it_is_raised():
+    """
+    outcome() tells, then raises the error.
+    """
+    heard = []
+    with pytest.raises(FlowRefused) as caught:
+        outcome(result("refused"), 0, None, lambda told, *, final=False: heard.append(told))
+    assert heard == [failure_packet(caught.value)]
