@@ -4,7 +4,6 @@ import gc
 import itertools
 import socket
 import threading
-import time
 import tracemalloc
 import weakref
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pyf.station import client as client_module
 from pyf.station import link as link_module
 from pyf.station.client import Call, StationClient
 from pyf.transport import (
@@ -1157,22 +1155,3 @@ def test_nothing_is_left_behind(connect, logged_errors):
     list(connect(count, waits=False).call(Source(5)))
     assert keepers() == before
     logged_errors.claim(KeyError)
-
-
-def test_a_fast_source_is_batched(connect):
-    """
-    Packets of a fast source share frames: far fewer come than packets.
-    """
-    batches = 0
-    decode = client_module.Link.take_in
-
-    def take_in(self, source, count):
-        nonlocal batches
-        batches += 1
-        return decode(self, source, count)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_module.Link, "take_in", take_in)
-        began = time.monotonic()
-        assert connect(count).send(numbers(*range(20_000))) == 20_000
-    assert batches < 2000 + 1000 * (time.monotonic() - began)

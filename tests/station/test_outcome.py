@@ -121,14 +121,22 @@ def test_listeners_hear_of_each_failure(status):
     }
 
 
+class Heard(list[Packet]):
+    """
+    What listeners hear, by outcome()'s way of telling them.
+    """
+
+    def __call__(self, packet: Packet, /, *, final: bool = False) -> None:
+        assert final
+        self.append(packet)
+
+
 def test_listeners_hear_of_a_success_before_it_is_returned():
     """
     outcome() tells, then returns the packet.
     """
-    heard = []
-    packet = outcome(
-        result("success", value=3), 0, None, lambda told, *, final=False: heard.append(told)
-    )
+    heard = Heard()
+    packet = outcome(result("success", value=3), 0, None, heard)
     assert heard == [packet] == [{"type": "success", "message": 3}]
 
 
@@ -136,7 +144,7 @@ def test_listeners_hear_of_a_failure_before_it_is_raised():
     """
     outcome() tells, then raises the error.
     """
-    heard = []
+    heard = Heard()
     with pytest.raises(FlowRefused) as caught:
-        outcome(result("refused"), 0, None, lambda told, *, final=False: heard.append(told))
+        outcome(result("refused"), 0, None, heard)
     assert heard == [failure_packet(caught.value)]
