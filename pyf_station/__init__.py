@@ -1,7 +1,7 @@
 """Ship a Python generator over TCP as if the two processes were one.
 
-:class:`FlowServer` serves flows with a handler; :class:`StationClient` ships them. The packets themselves, and
-everything that needs no network, are in :mod:`pyf.transport`.
+:class:`FlowServer` serves flows with a handler; :class:`StationClient` ships them. The packets
+themselves, and everything that needs no network, are in :mod:`pyf.transport`.
 """
 
 if __name__ != "pyf.station":

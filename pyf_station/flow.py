@@ -217,7 +217,8 @@ class Client(_Client):
 
         Raises TypeError or PacketError for what cannot travel, LocalProtocolError after the result,
         and the flow's ending (FlowCancelled, ClientError, BadFlowEnding, DeadlineExceeded or
-        RemoteProtocolError) where nobody listens any more.
+        RemoteProtocolError) where nobody listens any more. Where the client's generator failed,
+        messages are dropped until the handler has read what came before.
         """
         if self._session.add_message(packet):
             self._session.wait_for_room()
@@ -248,8 +249,7 @@ class AsyncClient(_Client):
         session = self._session
         if session.add_message(packet):
             await session.room()
-            if session.ending is not None:
-                raise session.ending
+            session.check_heard()
 
     async def success(self, value: Any = None) -> None:
         """End the flow well, as ``Client.success`` does."""

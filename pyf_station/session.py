@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
 from pyf.transport import (
+    ClientError,
     DeadlineExceeded,
     FlowCancelled,
     Limits,
@@ -123,6 +124,9 @@ class Session:
         self._scheduled = False
         self._waiters: list[Deferred[None]] = []
         self._errors: list[StationError] = []
+        # Messages that nobody hears any more, since the handler had taken so many packets.
+        self._unheard = 0
+        self._unheard_at = 0
 
     # What comes from the client
 
@@ -204,8 +208,18 @@ class Session:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._full())
-            if self.ending is not None:
-                raise self.ending
+        self.check_heard()
+
+    def check_heard(self) -> None:
+        """Raise the flow's ending, if it has one. Callable from any thread.
+
+        Where the client's generator failed, what came before is still to be handled: as long as
+        the handler goes on reading, it hears of it behind that.
+        """
+        if self.ending is None:
+            return
+        if not isinstance(self.ending, ClientError) or not self._reads_on():
+            raise self.ending
 
     def room(self) -> Deferred[None]:
         """Return what fires once a message can be queued, or never will. For the reactor alone."""
@@ -339,8 +353,7 @@ class Session:
         if self._result is not None:
             text = f"{what} after the result: the first word stands"
             raise LocalProtocolError(text, code="answered")
-        if self.ending is not None:
-            raise self.ending
+        self.check_heard()
 
     def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
         """Return what interrupts a coroutine that waits for something else than its client."""
@@ -358,6 +371,14 @@ class Session:
             self._pending.clear()
             self._pending_size = 0
             self._changed.notify_all()
+
+    def _reads_on(self) -> bool:
+        """Whether packets that came are left, and the handler takes one now and then."""
+        consumed = self.consumed
+        if consumed != self._unheard_at:
+            self._unheard_at, self._unheard = consumed, 0
+        self._unheard += 1
+        return consumed < self.received and self._unheard <= BATCH_PACKETS
 
     def _full(self) -> bool:
         return len(self._pending) >= BATCH_PACKETS or self._pending_size >= BATCH_BYTES

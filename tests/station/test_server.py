@@ -504,6 +504,39 @@ def test_a_failed_generator_is_a_client_error_behind_its_packets(peer, recorder)
     assert (handler.error.error_class, handler.error.sent) == ("ValueError", 2)
 
 
+def echo(taken):
+    def handler(flow, client):
+        for packet in flow:
+            taken.append(packet.n)
+            client.message(packet)
+
+    return handler
+
+
+def async_echo(taken):
+    async def handler(flow, client):
+        async for packet in flow:
+            taken.append(packet.n)
+            await client.message(packet)
+
+    return handler
+
+
+@pytest.mark.parametrize("make", [echo, async_echo])
+def test_messages_are_no_obstacle_to_what_came_before_a_failure(peer, make):
+    """
+    A handler that answers each packet takes all of them, though nobody hears the answers.
+    """
+    taken: list[int] = []
+    client = peer(make(taken))
+    flow = client.open(header={"n": 0})
+    client.send(flow, *({"n": n} for n in range(1, 2001)))
+    client.machine.abort(flow, "ValueError")
+    assert client.over(flow)
+    client.returned()
+    assert taken == list(range(2001))
+
+
 def test_a_class_name_of_any_length_is_cut(peer):
     handler = AsyncRecorder()
     client = peer(handler, Limits(max_packet=65536))

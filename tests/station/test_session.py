@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.logger import LogLevel, globalLogPublisher
 
+from pyf.station.flow import Flow
 from pyf.station.session import END, failure_facts
 from pyf.transport import (
     BadFlowEnding,
@@ -528,3 +529,22 @@ def test_a_coroutine_that_once_waited_to_send_is_interrupted(interrupted, carrie
     room.cancel()
     state.fail(CANCELLED)
     assert calls == [True]
+
+
+def test_messages_to_a_failed_client_are_dropped_as_long_as_the_handler_reads(session, batch):
+    """
+    A handler that no longer takes what came is told, so that it does not speak for ever.
+    """
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    state = session(inbox)
+    flow = Flow(state, inbox)
+    state.receive(batch({"n": 1}, {"n": 2}))
+    state.fail(ClientError("failed"))
+    next(flow)
+    for _ in range(BATCH_PACKETS):
+        assert not state.add_message({})
+    with pytest.raises(ClientError):
+        state.add_message({})
+    next(flow)
+    with pytest.raises(ClientError):
+        state.add_message({})
