@@ -89,13 +89,16 @@ class StationClient:
         """
         (last,) = deque(self._call(flow, header, timeout, waits=True), maxlen=1)
         assert isinstance(last, Packet)
-        return last["message"]
+        return last.message
 
     def stream(
         self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
     ) -> Generator[Packet, None, None]:
-        """Return an iterator of only what comes back from a ``call``; raises as that does."""
-        return _answers(self.call(flow, header, timeout))
+        """Return an iterator of only what comes back from a ``call``, the success included.
+
+        It waits for the handler, as ``send`` does. Raises as ``call`` does.
+        """
+        return _answers(self._call(flow, header, timeout, waits=True))
 
     def open(
         self, header: dict[str, Any] | None = None, timeout: float | None = None
@@ -198,8 +201,8 @@ class StationClient:
         # fast is asked for more at a time: the keeper sends what it has given where it stops.
         count = 1
         ended = False
-        while link.result is None and not ended:
-            link.check_deadline()
+        while not ended and (room := (yield from self._await_credit(link, progress))):
+            count = min(count, room)
             before = link.sent
             failure = None
             began = time.monotonic()
@@ -223,6 +226,17 @@ class StationClient:
             link.end()
         else:
             _close(source)  # The handler wants no more.
+
+    def _await_credit(self, link: Link, progress: _Progress) -> Generator[Value, None, int]:
+        """Wait until a packet may be sent: before, the source is not even asked.
+
+        Return how many may be; none once a result has come.
+        """
+        link.check_deadline()
+        while link.result is None and not link.room():
+            yield from self._messages(link, progress)
+            link.wait()
+        return link.room()
 
     def _send_pending(
         self, link: Link, progress: _Progress, failure: Exception | None

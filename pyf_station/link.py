@@ -91,6 +91,7 @@ class Link:
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
         self._deadline = deadline
+        self._limits = limits
         self._machine = Connection(Role.CLIENT, limits)
         self._flow_id = 0
         self._messages: deque[Batch] = deque()
@@ -171,6 +172,14 @@ class Link:
         self._turn(self._send_some)
         return self.result is not None or not (self.pending or self._wire.unsent)
 
+    def room(self) -> int:
+        """Return for how many packets there is credit, of the size that they had of late."""
+        with self._lock:
+            if self.result is not None:
+                return 0
+            packets, size = self._machine.room(self._flow_id)
+        return min(packets, max(1, size // self.packet_size)) if size else 0
+
     def forget_pending(self) -> bool:
         """Drop what has not left yet; return whether there was anything."""
         with self._lock:
@@ -180,6 +189,7 @@ class Link:
 
     def end(self) -> None:
         """Send the END; raises as ``send`` does."""
+        self._turn()  # Where the connection has ended already, the END has not been sent.
         if self.result is None:
             self._turn(self._end)
         while self._wire.unsent and self.result is None:
@@ -188,11 +198,13 @@ class Link:
     def confirm(self) -> None:
         """Wait until the server has received all that was sent, or has given its result.
 
-        Raises as ``send`` does.
+        At the most for ``Limits.close_timeout``: it has been given to the system already. Raises as
+        ``send`` does.
         """
+        until = time.monotonic() + self._limits.close_timeout
         self._turn(lambda: self._machine.ping(0))
-        while not self._ponged and self.result is None:
-            self.wait()
+        while not self._ponged and self.result is None and time.monotonic() < until:
+            self.wait(until)
 
     def wait(self, until: float | None = None) -> None:
         """Wait until something has come, or until the time *until*; raises as ``send``."""

@@ -28,7 +28,6 @@ import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.client import LISTENER_EVENTS
 from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
-from pyf.transport.limits import BATCH_PACKETS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -252,8 +251,6 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     assert "`Limits.max_packet` (16 MiB)" in text
     assert Limits().window_packets == 32768
     assert "1 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert BATCH_PACKETS == 512
-    assert "(512 packets at most)" in (DOCS / "howto" / "back-pressure.md").read_text("utf-8")
     assert STOP_GRACE == 2
     assert "Handlers have two seconds" in text
 
