@@ -5,6 +5,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pyf.station import client as client_module
 from pyf.station import link as link_module
 from pyf.station.client import StationClient
 from pyf.transport import (
+    ConnectFailed,
     Connection,
     ConnectionLost,
     FlowRefused,
@@ -185,11 +187,10 @@ def test_a_server_that_requires_what_we_lack(answer):
 @pytest.mark.parametrize("how", [lambda peer: peer.socket.close(), Peer.reset])
 def test_a_server_that_closes_at_once(answer, how):
     """
-    ConnectionLost, by a FIN and by a RST.
+    ConnectionLost, by a FIN and by a RST; ConnectFailed if connect() itself hears of the RST.
     """
-    with pytest.raises(ConnectionLost) as caught:
+    with pytest.raises((ConnectionLost, ConnectFailed)):
         answer(how).send(iter(numbers(3)))
-    assert caught.value.sent <= 3
 
 
 def test_a_connection_that_ends_before_the_end_is_lost(answer):
@@ -206,12 +207,12 @@ def test_a_connection_that_ends_before_the_end_is_lost(answer):
     def source():
         yield {"n": 1}
         assert gone.wait(WAIT)
-        yield {"n": 2}
+        yield from repeat({"n": 2})
 
     with pytest.raises(ConnectionLost) as caught:
         answer(script).send(source())
     assert type(caught.value) is ConnectionLost
-    assert caught.value.sent in (1, 2)  # the second may leave before the close is noticed
+    assert caught.value.sent >= 1
 
 
 @pytest.mark.parametrize("how", [lambda peer: peer.socket.close(), Peer.reset])
