@@ -74,9 +74,9 @@ class Connection:
     """One end of a connection, in the given *role*, with the bounds it keeps."""
 
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
-        self.role = role
-        self.limits = limits or Limits()
-        self.state = ConnectionState.AWAITING_HELLO
+        self.role: Role = role
+        self.limits: Limits = limits or Limits()
+        self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
         self._flows: dict[int, _Flow] = {}

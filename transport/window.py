@@ -20,10 +20,11 @@ class SendWindow:
     __slots__ = ("bytes_limit", "packets_limit", "sent_bytes", "sent_packets", "window_bytes")
 
     def __init__(self, packets: int, size: int) -> None:
-        self.sent_packets = 0
-        self.sent_bytes = 0
-        self.packets_limit = packets
-        self.bytes_limit = self.window_bytes = size
+        self.sent_packets: int = 0
+        self.sent_bytes: int = 0
+        self.packets_limit: int = packets
+        self.bytes_limit: int = size
+        self.window_bytes: int = size
 
     @property
     def open_packets(self) -> int:
@@ -78,10 +79,12 @@ class ReceiveWindow:
     )
 
     def __init__(self, packets: int, size: int) -> None:
-        self.window_packets = packets
-        self.window_bytes = size
-        self.consumed_packets = self._granted_packets = 0
-        self.consumed_bytes = self._granted_bytes = 0
+        self.window_packets: int = packets
+        self.window_bytes: int = size
+        self.consumed_packets: int = 0
+        self.consumed_bytes: int = 0
+        self._granted_packets = 0
+        self._granted_bytes = 0
         self._peer = SendWindow(packets, size)
 
     @property
