@@ -1,6 +1,7 @@
 """What holds for every test: nothing is logged as an error unnoticed, nothing is left behind."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from twisted.logger import LogLevel, eventAsText, globalLogPublisher
+
+# A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no bug, so no example has a deadline. CI looks at the same examples each time:
 # a red build is about the change that it builds. Elsewhere every run looks at new ones.
