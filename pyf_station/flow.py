@@ -132,6 +132,10 @@ class Flow(_Reader, Iterator[Packet]):
             return self._session.decoded[1] if self._accept(self._inbox.get()) else None
 
 
+def _in_list(item: Item) -> list[Item]:
+    return [item]
+
+
 class AsyncFlow(_Reader):
     """The packets of a flow, the header first, for a coroutine: ``async for``, ``await next()``.
 
@@ -173,7 +177,8 @@ class AsyncFlow(_Reader):
         self._prepare()
         session.reading = True
         try:
-            item = await self._inbox.get()
+            # In a list: anext() with a default takes a tuple that is sent to it for arguments.
+            [item] = await self._inbox.get().addCallback(_in_list)
         finally:
             session.reading = False
         return self._accept(item)

@@ -330,6 +330,18 @@ def test_await_next_gives_a_packet_and_raises_at_the_end(open_async, batch):
     assert isinstance(error, StopAsyncIteration)
 
 
+def test_anext_with_a_default_waits_for_a_packet_and_for_the_end(open_async, batch):
+    state, flow = open_async()
+
+    async def read():
+        return [await anext(flow, None), await anext(flow, None)]
+
+    results, _ = collected(read())
+    state.receive(batch({"n": 1}))
+    state.end()
+    assert results == [[{"n": 1}, None]]
+
+
 def test_a_coroutines_header_is_the_first_packet_where_none_was_given(open_async, batch):
     state, flow = open_async()
     results, _ = collected(flow.wait_for_header())
