@@ -28,7 +28,17 @@ class Room(NamedTuple):
 ROOMS = (
     Room(
         "people start here",
-        ("pyf.station.__main__", "pyf.station.cli", "pyf.station.embed", "pyf.station.testing"),
+        (
+            "pyf.station.__main__",
+            "pyf.station.cli",
+            "pyf.station.embed",
+            "pyf.station.testing",
+            "pyf.station.testing.fixtures",
+            "pyf.station.testing.promises",
+            "pyf.station.testing.scripts",
+            "pyf.station.testing.chaos",
+            "pyf.station.testing.memory",
+        ),
     ),
     Room(
         "shells",
@@ -178,7 +188,10 @@ def box(module: str) -> str:
 
 def file_of(module: str) -> str:
     namespace, package, rest = module.split(".", 2)
-    return f"{FOLDERS[f'{namespace}.{package}'].name}/{rest.replace('.', '/')}.py"
+    folder = FOLDERS[f"{namespace}.{package}"]
+    path = folder / rest.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path.relative_to(folder.parent).as_posix()
 
 
 def replaced(text: str, new: str) -> str:

@@ -1,0 +1,42 @@
+"""For tests of your own handlers and clients: bad networks on demand, and promises to check.
+
+:class:`ChaosProxy` does to real connections what networks do; :class:`MachinePair` joins a client's
+and a server's machine without any; :func:`check_flow_promises` says in code what each client and
+server must do. ``pyf.station.testing.fixtures`` has fixtures for pytest.
+"""
+
+from pyf.station.testing.chaos import ChaosProxy, Cut, Direction
+from pyf.station.testing.memory import MachinePair, Wire
+from pyf.station.testing.promises import (
+    PROMISES,
+    Bench,
+    Connect,
+    FlowCall,
+    FlowClient,
+    HandlerFailed,
+    Promise,
+    SourceFailed,
+    check_flow_promises,
+    check_promise,
+)
+from pyf.station.testing.scripts import KINDS, Kind
+
+__all__ = [
+    "KINDS",
+    "PROMISES",
+    "Bench",
+    "ChaosProxy",
+    "Connect",
+    "Cut",
+    "Direction",
+    "FlowCall",
+    "FlowClient",
+    "HandlerFailed",
+    "Kind",
+    "MachinePair",
+    "Promise",
+    "SourceFailed",
+    "Wire",
+    "check_flow_promises",
+    "check_promise",
+]

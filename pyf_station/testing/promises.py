@@ -1,0 +1,536 @@
+"""What every client and every server must do, as code that can be called.
+
+A promise is a function; its docstring is the promise in one sentence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from pyf.station.handlers import Handler
+from pyf.station.testing.chaos import WAIT, ChaosProxy, Cut
+from pyf.station.testing.scripts import KINDS, TAKE, Hold, Kind, Say, Script, handler_of
+from pyf.transport import ClientError, Limits, Packet, ServerError, StationError
+from pyf.transport.limits import BATCH_BYTES
+
+QUIET: Final = 0.2
+"""Seconds without a packet after which a side counts as stopped."""
+
+COUNT: Final = 1000
+"""Packets of a flow that has an end: more than one batch."""
+
+BLOB: Final = bytes(4096)
+"""What fills a window soon."""
+
+VALUES: Final[dict[str, Any]] = {
+    "none": None,
+    "bools": [True, False],
+    "ints": [0, 1, -1, 2**63, -(2**64), 10**40],
+    "floats": [0.0, -0.0, 1.0, float("inf")],
+    "str": "häß ☃",
+    "bytes": b"\0\xff",
+    "nested": {"list": [[], {}, [None]], "1": {"2": {}}},
+    "moments": [
+        datetime(2024, 2, 29, 23, 59, 59, 999999),  # noqa: DTZ001 - naive ones travel too
+        datetime(2024, 2, 29, tzinfo=UTC),
+    ],
+    "dates": [date(1, 1, 1), time(12, 30), timedelta(days=-1, microseconds=1)],
+    "decimals": [Decimal("1.10"), Decimal("-0")],
+    "uuid": UUID(int=7),
+}
+"""One of each type that travels."""
+
+
+class FlowCall(Protocol):
+    """A call under way: an iterator of True and of packets."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return what is iterated."""
+        ...
+
+    def __next__(self) -> Any:
+        """Go on with the call; return what comes of it."""
+        ...
+
+    def close(self) -> None:
+        """Give the flow up."""
+        ...
+
+
+class FlowClient(Protocol):
+    """What is checked: a client that waits for the handler's result."""
+
+    def call(
+        self, flow: Iterable[dict[str, Any]], header: dict[str, Any] | None = None
+    ) -> FlowCall:
+        """Ship *flow* as the call is iterated, in the iterating thread or another one."""
+        ...
+
+
+Connect = Callable[[Handler, Callable[[int], int]], AbstractContextManager[FlowClient]]
+"""``connect(handler, through)`` serves *handler* on a TCP port of 127.0.0.1, and gives a client for
+use in ``with``. The client connects to port ``through(port)``, where *port* is the server's."""
+
+
+class HandlerFailed(Exception):
+    """What a handler of the checks raises on purpose: the server logs it."""
+
+
+class SourceFailed(Exception):
+    """What a generator of the checks raises on purpose."""
+
+
+@dataclass
+class Bench:
+    """What a promise is checked with."""
+
+    connect: Connect
+    """Makes a server and a client of it."""
+    kind: Kind = "function"
+    """The kind of the handlers."""
+    limits: Limits = field(default_factory=Limits)
+    """The limits that both sides keep."""
+
+    def client(
+        self, script: Callable[[], Script], through: Callable[[int], int] = int
+    ) -> AbstractContextManager[FlowClient]:
+        """Return a client of a server whose handler plays *script*, for use in ``with``."""
+        return self.connect(handler_of(script, self.kind), through)
+
+    @property
+    def most(self) -> int:
+        """Packets with a BLOB that one side may be ahead of the other: a window, two batches."""
+        return (self.limits.window_bytes + 2 * BATCH_BYTES) // len(BLOB) + 2
+
+    @contextmanager
+    def cut_client(self, script: Callable[[], Script]) -> Generator[tuple[FlowClient, ChaosProxy]]:
+        """Give a client whose connection goes through a proxy, and the proxy."""
+        proxies: list[ChaosProxy] = []
+
+        def through(port: int) -> int:
+            proxies.append(ChaosProxy(port).__enter__())
+            return proxies[-1].port
+
+        try:
+            with self.client(script, through) as client:
+                yield client, proxies[0]
+        finally:
+            for proxy in proxies:
+                proxy.close()
+
+
+Promise = Callable[[Bench], None]
+
+
+class _Tally:
+    """Counts, and knows when the counting has stopped."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = threading.Condition()
+
+    def add(self) -> None:
+        with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    def settled(self) -> int:
+        """Wait until nothing was counted for QUIET seconds; return the count."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.count, WAIT)
+            seen = -1
+            while seen != self.count:
+                seen = self.count
+                self._changed.wait(QUIET)
+            return seen
+
+
+def every_packet_arrives_once_and_in_order(bench: Bench) -> None:
+    """The handler gets every packet of the flow, once and in order, and then the flow ends."""
+    got: list[Packet | None] = []
+
+    def script() -> Script:
+        while got[-1:] != [None]:
+            got.append((yield TAKE))
+
+    with bench.client(script) as client:
+        list(client.call(_numbers()))
+    _expect([packet and packet["n"] for packet in got], [*range(COUNT), None], "it got")
+
+
+def the_header_comes_first(bench: Bench) -> None:
+    """A header that is given beside the flow is the first packet that the handler gets."""
+    got: list[Packet | None] = []
+
+    def script() -> Script:
+        got.extend([(yield TAKE), (yield TAKE)])
+
+    with bench.client(script) as client:
+        list(client.call(iter([Packet(n=1)]), header=Packet(action="check")))
+    _expect(got, [Packet(action="check"), Packet(n=1)], "it got")
+
+
+def each_packet_gives_true(bench: Bench) -> None:
+    """The call gives True once for each packet of the flow, and never for the header beside it."""
+    with bench.client(_read_all) as client:
+        values = list(client.call(_numbers(), header=Packet(action="check")))
+    _expect(sum(value is True for value in values), COUNT, "the times that it gave True are")
+
+
+def messages_come_back_in_order(bench: Bench) -> None:
+    """The call gives every message of the handler, once and in order."""
+
+    def script() -> Script:
+        while packet := (yield TAKE):
+            yield Say(Packet(n=packet["n"]))
+
+    with bench.client(script) as client:
+        values = [value for value in client.call(_numbers()) if value is not True]
+    _expect([value.get("n") for value in values[:-1]], list(range(COUNT)), "the messages were")
+
+
+def the_success_comes_last(bench: Bench) -> None:
+    """What the handler succeeds with is the last that the call gives, behind every message."""
+
+    def script() -> Script:
+        yield Say(Packet(n=1))
+        yield from _read_all()
+        yield Say(Packet(n=2))
+        return {"total": 3}
+
+    with bench.client(script) as client:
+        values = [value for value in client.call(_numbers()) if value is not True]
+    success = {"type": "success", "message": {"total": 3}}
+    _expect(values, [{"n": 1}, {"n": 2}, success], "what came back is")
+
+
+def an_early_answer_closes_the_generator(bench: Bench) -> None:
+    """A handler may answer before the flow's end: the generator is closed, the call succeeds."""
+    closed = _Tally()
+
+    def script() -> Script:
+        yield TAKE
+        return "enough"
+
+    with bench.client(script) as client:
+        values = list(client.call(_endless(_Tally(), closed)))
+        _expect(values[-1], {"type": "success", "message": "enough"}, "the last value is")
+        _expect(closed.settled(), 1, "the times that the generator was closed are")
+
+
+def a_failing_generator_fails_both_sides(bench: Bench) -> None:
+    """What the generator raises leaves the call as it is, and is a ClientError for the handler."""
+    failure = SourceFailed("on purpose")
+    seen: list[Any] = []
+    ended = threading.Event()
+
+    def script() -> Script:
+        try:
+            while (yield TAKE):
+                seen.append(True)
+        except StationError as error:
+            seen.append(error)
+            raise
+        finally:
+            ended.set()
+
+    def flow() -> Iterator[Packet]:
+        yield from (Packet(n=n) for n in range(3))
+        raise failure
+
+    with bench.client(script) as client:
+        error = _failure_of(client.call(flow()))
+        _expect(error is failure, True, f"the call raised {error!r}: the same object")
+        _wait(ended, "the handler's end")
+    *packets, told = seen
+    _expect(type(told), ClientError, "the handler got")
+    _expect((told.error_class, told.sent), ("SourceFailed", 3), "its class and its count are")
+    _expect(len(packets), 3, "the packets before it are")
+
+
+def a_failing_handler_fails_the_call(bench: Bench) -> None:
+    """What the handler raises is a ServerError of the call, with its class and the counts."""
+
+    def script() -> Script:
+        for _ in range(3):
+            yield TAKE
+        raise HandlerFailed("on purpose")
+
+    with bench.client(script) as client:
+        error = _failure_of(client.call(_numbers()))
+    _expect(isinstance(error, ServerError), True, f"the call raised {error!r}: a ServerError")
+    assert isinstance(error, ServerError)
+    _expect(error.error_class, "HandlerFailed", "its error_class is")
+    _expect(error.consumed, 3, "its consumed is")
+    _expect(3 <= error.sent <= COUNT, True, f"its sent, {error.sent}, can be")  # noqa: PLR2004
+
+
+def giving_up_ends_both_sides(bench: Bench) -> None:
+    """A call that is closed closes the generator and ends the handler, and each just once."""
+    closed, ended = _Tally(), _Tally()
+
+    def script() -> Script:
+        try:
+            while (yield TAKE):
+                pass
+        finally:
+            ended.add()
+
+    with bench.client(script) as client:
+        call = client.call(_endless(_Tally(), closed))
+        for _ in range(3):
+            next(call)
+        call.close()
+        _expect(closed.settled(), 1, "the times that the generator was closed are")
+        _expect(ended.settled(), 1, "the times that the handler ended are")
+
+
+def a_slow_handler_stops_the_generator(bench: Bench) -> None:
+    """While the handler reads nothing, the generator stops within a window; then it goes on."""
+    hold, given = Hold(), _Tally()
+    count = 3 * bench.most
+    got: list[int] = []
+
+    def script() -> Script:
+        yield hold
+        while packet := (yield TAKE):
+            got.append(packet["n"])
+
+    def flow() -> Iterator[Packet]:
+        for n in range(count):
+            given.add()
+            yield Packet(n=n, blob=BLOB)
+
+    def release() -> None:
+        stopped.append(given.settled())
+        hold.release()
+
+    stopped: list[int] = []
+    with bench.client(script) as client, _beside(release):
+        try:
+            list(client.call(flow()))
+        finally:
+            hold.release()
+    _expect(stopped[0] <= bench.most, True, f"it gave {stopped} packets, {bench.most} at the most")
+    _expect(got, list(range(count)), "the packets that the handler got in the end are")
+
+
+def a_slow_client_stops_the_handler(bench: Bench) -> None:
+    """While the client reads nothing, the handler's messages stop within a window."""
+    said, ended = _Tally(), threading.Event()
+
+    def script() -> Script:
+        try:
+            while True:
+                said.add()
+                yield Say(Packet(blob=BLOB))
+        finally:
+            ended.set()
+
+    with bench.client(script) as client:
+        call = client.call(iter([Packet(n=1)]))
+        next(call)
+        stopped = said.settled()
+        call.close()
+        _wait(ended, "the handler's end after the client gave up")
+    _expect(stopped <= bench.most, True, f"it said {stopped} messages, {bench.most} at the most")
+
+
+def values_keep_their_type(bench: Bench) -> None:
+    """Every value comes to the handler, and back, equal and of the same type."""
+
+    def script() -> Script:
+        packet = yield TAKE
+        assert packet is not None
+        yield Say(packet)
+        return dict(packet)
+
+    with bench.client(script) as client:
+        _, message, success = client.call(iter([Packet(VALUES)]))
+    _expect(_typed(dict(message)), _typed(VALUES), "the message is")
+    _expect(_typed(success["message"]), _typed(VALUES), "the success is")
+
+
+def a_cut_flow_is_no_success(bench: Bench) -> None:
+    """A connection that is cut before the flow is whole fails the call and the handler."""
+    for how in ("fin", "rst"):
+        _check_cut_flow(bench, how)
+
+
+def a_cut_answer_is_no_success(bench: Bench) -> None:
+    """A connection that is cut before the result has come fails the call."""
+
+    def script() -> Script:
+        yield from _read_all()
+        for n in range(10):
+            yield Say(Packet(n=n))
+        return "done"
+
+    hows: tuple[Cut, ...] = ("fin", "rst")
+    for how in hows:
+        with bench.cut_client(script) as (client, proxy):
+            proxy.to_client.how = how
+            proxy.to_client.cut_after_packets = 1
+            error = _failure_of(client.call(_numbers()))
+            _expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
+
+
+PROMISES: Final[tuple[Promise, ...]] = (
+    every_packet_arrives_once_and_in_order,
+    the_header_comes_first,
+    each_packet_gives_true,
+    messages_come_back_in_order,
+    the_success_comes_last,
+    an_early_answer_closes_the_generator,
+    a_failing_generator_fails_both_sides,
+    a_failing_handler_fails_the_call,
+    giving_up_ends_both_sides,
+    a_slow_handler_stops_the_generator,
+    a_slow_client_stops_the_handler,
+    values_keep_their_type,
+    a_cut_flow_is_no_success,
+    a_cut_answer_is_no_success,
+)
+"""All promises, each a function of a :class:`Bench`."""
+
+
+def check_flow_promises(
+    connect: Connect, kinds: Sequence[Kind] = KINDS, limits: Limits | None = None
+) -> None:
+    """Check every promise, with each of the *kinds* of handlers.
+
+    *limits* are those that *connect* gives both sides, if they are not the default ones. Blocks
+    until all is checked; a call that hangs is given up after a while, in a thread that stays.
+
+    Raises AssertionError for the first promise that is not kept, naming it.
+    """
+    for promise in PROMISES:
+        for kind in kinds:
+            check_promise(promise, Bench(connect, kind, limits or Limits()))
+
+
+def check_promise(promise: Promise, bench: Bench) -> None:
+    """Check one of the PROMISES; raises AssertionError, naming it, where it is not kept."""
+    failures: list[BaseException] = []
+
+    def check() -> None:
+        try:
+            promise(bench)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            failures.append(error)
+
+    name = getattr(promise, "__name__", repr(promise))
+    what = f"{name} ({bench.kind} handler): {promise.__doc__}"
+    thread = threading.Thread(target=check, name="pyf.station-promise", daemon=True)
+    thread.start()
+    thread.join(2 * WAIT)
+    if thread.is_alive():
+        raise AssertionError(f"{what}\nIt did not come to an end within {2 * WAIT:g} s.")
+    for error in failures:
+        text = str(error) if isinstance(error, AssertionError) else repr(error)
+        raise AssertionError(f"{what}\n{text}") from error
+
+
+def _check_cut_flow(bench: Bench, how: Cut) -> None:
+    """Cut a flow of five packets after the third, each having gone through before the next."""
+    endings: list[Any] = []
+    ended = threading.Event()
+
+    def script() -> Script:
+        try:
+            while (yield TAKE):
+                pass
+            endings.append(None)
+        except StationError as error:
+            endings.append(error)
+            raise
+        finally:
+            ended.set()
+
+    with bench.cut_client(script) as (client, proxy):
+        proxy.to_server.how = how
+        proxy.to_server.cut_after_packets = 3
+
+        def flow() -> Iterator[Packet]:
+            for n in range(5):
+                yield Packet(n=n)
+                proxy.to_server.wait_for_packets(min(n + 1, 3))
+
+        error = _failure_of(client.call(flow()))
+        _expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
+        if not proxy.to_server.packets:
+            return
+        # A reset may come before the handler has got a word of it: then it was never started.
+        if how == "rst" and not ended.wait(QUIET):
+            return
+        _wait(ended, "the handler's end")
+    _expect(isinstance(endings[0], StationError), True, f"{how}: the flow ended with {endings}")
+
+
+def _read_all() -> Script:
+    while (yield TAKE):
+        pass
+
+
+def _numbers() -> Iterator[Packet]:
+    return (Packet(n=n) for n in range(COUNT))
+
+
+def _endless(given: _Tally, closed: _Tally) -> Iterator[Packet]:
+    try:
+        while True:
+            given.add()
+            yield Packet(n=given.count)
+    finally:
+        closed.add()
+
+
+@contextmanager
+def _beside(function: Callable[[], None]) -> Generator[None]:
+    """Run *function* in another thread meanwhile."""
+    thread = threading.Thread(target=function, name="pyf.station-beside", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(WAIT)
+
+
+def _failure_of(call: Iterable[Any]) -> Exception:
+    """Iterate *call* to its end; return what it raises, raise AssertionError if it doesn't."""
+    try:
+        values = list(call)
+    except Exception as error:  # noqa: BLE001 - the promise says which it is to be
+        return error
+    raise AssertionError(f"the call did not fail: its last value is {values[-1:]}")
+
+
+def _wait(event: threading.Event, what: str) -> None:
+    if not event.wait(WAIT):
+        raise AssertionError(f"{what} did not come within {WAIT:g} s")
+
+
+def _expect(actual: object, expected: object, what: str) -> None:
+    if actual != expected:
+        raise AssertionError(f"{what} {_short(actual)}, not {_short(expected)}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 400 else f"{text[:200]} … {text[-200:]}"  # noqa: PLR2004
+
+
+def _typed(value: Any) -> Any:
+    """Return *value* so that == sees types too, at any depth, and the sign of a zero."""
+    if isinstance(value, dict):
+        return dict, {key: _typed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list, [_typed(each) for each in value]
+    return type(value), repr(value)
