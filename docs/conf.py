@@ -20,7 +20,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|enum)\..*"),  # the standard library's own documentation is elsewhere
+    # The standard library's own documentation is elsewhere.
+    ("py:.*", r"(collections|contextlib|enum)\..*"),
     ("py:.*", r".*twisted\..*"),
     ("py:.*", r"pyf\.transport\.(frames|states)\..*|pyf\.station\.server\.StationProtocol"),
 ]

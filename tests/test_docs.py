@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import pyf.station
+import pyf.station.testing
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.client import LISTENER_EVENTS
@@ -192,7 +193,10 @@ def reference() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in pages)
 
 
-@pytest.mark.parametrize("package", [pyf.station, pyf.transport], ids=lambda each: each.__name__)
+PACKAGES = [pyf.station, pyf.station.testing, pyf.transport]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda each: each.__name__)
 def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     """
     What a package exports is documented, under the name of one of the packages that export it.
@@ -203,7 +207,7 @@ def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     exported = {
         name: {
             f"{each.__name__}.{name}"
-            for each in (pyf.station, pyf.transport)
+            for each in PACKAGES
             if name in each.__all__ and getattr(each, name) is getattr(package, name)
         }
         for name in package.__all__

@@ -803,6 +803,21 @@ class Reference:
         assert back[-1] == {"type": "success", "message": "done"}
         return None
 
+    def converse(self) -> object:
+        """
+        As ``call``, but packet by packet, each in a frame of its own.
+        """
+        self.proxy.to_client.recorded.clear()
+        try:
+            with self.client.open() as flow:
+                for n in range(31):
+                    flow.send(Packet(n=n))
+                assert flow.end() == "done"
+                assert list(flow) == [{"seen": n} for n in (0, 10, 20, 30)]
+        except StationError as error:
+            return error
+        return None
+
     def answered(self) -> bool:
         """
         Whether the whole result has been forwarded.
@@ -831,23 +846,20 @@ def reference(chaos, serve) -> Reference:
     return Reference(chaos, serve)
 
 
-@pytest.mark.parametrize("how", ["fin", "rst"])
-@pytest.mark.parametrize("way", ["to_server", "to_client"])
-def test_a_flow_cut_at_any_byte_never_seems_whole(reference, serve, way, how):
+def sweep(reference: Reference, way: str, how: Any, once: Callable[[], object]) -> None:
     """
-    Cut at every byte, either way, by a close or a reset: a call succeeds only with the result
-    there, the handler gets everything or a typed error, and nothing hangs.
+    Cut at every byte: a success comes only with the result, a handler gets all or an error.
     """
     proxy = reference.proxy
-    assert reference.call() is None
-    proxy.wait_until_idle()
     direction = getattr(proxy, way)
+    assert once() is None
+    proxy.wait_until_idle()
     total = direction.forwarded
     direction.how = how
     successes = 0
     for count in range(total + 20):
         direction.cut_after_bytes = count
-        outcome = reference.call()
+        outcome = once()
         proxy.wait_until_idle()
         if outcome is None:
             successes += 1
@@ -859,3 +871,22 @@ def test_a_flow_cut_at_any_byte_never_seems_whole(reference, serve, way, how):
     while reference.opened():
         ended += 1
     assert ended > successes
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("way", ["to_server", "to_client"])
+def test_a_flow_cut_at_any_byte_never_seems_whole(reference, way, how):
+    """
+    Cut at every byte, either way, by a close or a reset: a call succeeds only with the result
+    there, the handler gets everything or a typed error, and nothing hangs.
+    """
+    sweep(reference, way, how, reference.call)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("way", ["to_server", "to_client"])
+def test_a_conversation_cut_at_any_byte_never_seems_whole(reference, way, how):
+    """
+    The same holds where each packet leaves alone: the cut comes while the client sends.
+    """
+    sweep(reference, way, how, reference.converse)
