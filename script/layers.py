@@ -35,6 +35,7 @@ ROOMS = (
             "pyf.station.testing",
             "pyf.station.testing.fixtures",
             "pyf.station.testing.promises",
+            "pyf.station.testing.bench",
             "pyf.station.testing.scripts",
             "pyf.station.testing.chaos",
             "pyf.station.testing.memory",

@@ -5,10 +5,7 @@ and a server's machine without any; :func:`check_flow_promises` says in code wha
 server must do. ``pyf.station.testing.fixtures`` has fixtures for pytest.
 """
 
-from pyf.station.testing.chaos import ChaosProxy, Cut, Direction
-from pyf.station.testing.memory import MachinePair, Wire
-from pyf.station.testing.promises import (
-    PROMISES,
+from pyf.station.testing.bench import (
     Bench,
     Connect,
     FlowCall,
@@ -16,9 +13,10 @@ from pyf.station.testing.promises import (
     HandlerFailed,
     Promise,
     SourceFailed,
-    check_flow_promises,
-    check_promise,
 )
+from pyf.station.testing.chaos import ChaosProxy, Cut, Direction
+from pyf.station.testing.memory import MachinePair, Wire
+from pyf.station.testing.promises import PROMISES, check_flow_promises, check_promise
 from pyf.station.testing.scripts import KINDS, Kind
 
 __all__ = [

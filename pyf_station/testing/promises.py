@@ -6,28 +6,33 @@ A promise is a function; its docstring is the promise in one sentence.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
-from pyf.station.handlers import Handler
-from pyf.station.testing.chaos import WAIT, ChaosProxy, Cut
-from pyf.station.testing.scripts import KINDS, TAKE, Hold, Kind, Say, Script, handler_of
+from pyf.station.testing.bench import (
+    BLOB,
+    QUIET,
+    Bench,
+    Connect,
+    HandlerFailed,
+    Promise,
+    SourceFailed,
+    Tally,
+    beside,
+    expect,
+    failure_of,
+    typed,
+    wait_for,
+)
+from pyf.station.testing.chaos import WAIT, Cut
+from pyf.station.testing.scripts import KINDS, TAKE, Hold, Kind, Say, Script
 from pyf.transport import ClientError, Limits, Packet, ServerError, StationError
-from pyf.transport.limits import BATCH_BYTES
-
-QUIET: Final = 0.2
-"""Seconds without a packet after which a side counts as stopped."""
 
 COUNT: Final = 1000
 """Packets of a flow that has an end: more than one batch."""
-
-BLOB: Final = bytes(4096)
-"""What fills a window soon."""
 
 VALUES: Final[dict[str, Any]] = {
     "none": None,
@@ -48,110 +53,6 @@ VALUES: Final[dict[str, Any]] = {
 """One of each type that travels."""
 
 
-class FlowCall(Protocol):
-    """A call under way: an iterator of True and of packets."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Return what is iterated."""
-        ...
-
-    def __next__(self) -> Any:
-        """Go on with the call; return what comes of it."""
-        ...
-
-    def close(self) -> None:
-        """Give the flow up."""
-        ...
-
-
-class FlowClient(Protocol):
-    """What is checked: a client that waits for the handler's result."""
-
-    def call(
-        self, flow: Iterable[dict[str, Any]], header: dict[str, Any] | None = None
-    ) -> FlowCall:
-        """Ship *flow* as the call is iterated, in the iterating thread or another one."""
-        ...
-
-
-Connect = Callable[[Handler, Callable[[int], int]], AbstractContextManager[FlowClient]]
-"""``connect(handler, through)`` serves *handler* on a TCP port of 127.0.0.1, and gives a client for
-use in ``with``. The client connects to port ``through(port)``, where *port* is the server's."""
-
-
-class HandlerFailed(Exception):
-    """What a handler of the checks raises on purpose: the server logs it."""
-
-
-class SourceFailed(Exception):
-    """What a generator of the checks raises on purpose."""
-
-
-@dataclass
-class Bench:
-    """What a promise is checked with."""
-
-    connect: Connect
-    """Makes a server and a client of it."""
-    kind: Kind = "function"
-    """The kind of the handlers."""
-    limits: Limits = field(default_factory=Limits)
-    """The limits that both sides keep."""
-
-    def client(
-        self, script: Callable[[], Script], through: Callable[[int], int] = int
-    ) -> AbstractContextManager[FlowClient]:
-        """Return a client of a server whose handler plays *script*, for use in ``with``."""
-        return self.connect(handler_of(script, self.kind), through)
-
-    @property
-    def most(self) -> int:
-        """Packets with a BLOB that one side may be ahead of the other: a window, two batches."""
-        return (self.limits.window_bytes + 2 * BATCH_BYTES) // len(BLOB) + 2
-
-    @contextmanager
-    def cut_client(self, script: Callable[[], Script]) -> Generator[tuple[FlowClient, ChaosProxy]]:
-        """Give a client whose connection goes through a proxy, and the proxy."""
-        proxies: list[ChaosProxy] = []
-
-        def through(port: int) -> int:
-            proxies.append(ChaosProxy(port).__enter__())
-            return proxies[-1].port
-
-        try:
-            with self.client(script, through) as client:
-                yield client, proxies[0]
-        finally:
-            for proxy in proxies:
-                proxy.close()
-
-
-Promise = Callable[[Bench], None]
-
-
-class _Tally:
-    """Counts, and knows when the counting has stopped."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._changed = threading.Condition()
-
-    def add(self) -> None:
-        with self._changed:
-            self.count += 1
-            self._changed.notify_all()
-
-    def settled(self) -> int:
-        """Wait until nothing was counted for QUIET seconds; return the count."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.count, WAIT)
-            seen = -1
-            while seen != self.count:
-                seen = self.count
-                self._changed.wait(QUIET)
-            return seen
-
-
 def every_packet_arrives_once_and_in_order(bench: Bench) -> None:
     """The handler gets every packet of the flow, once and in order, and then the flow ends."""
     got: list[Packet | None] = []
@@ -162,7 +63,7 @@ def every_packet_arrives_once_and_in_order(bench: Bench) -> None:
 
     with bench.client(script) as client:
         list(client.call(_numbers()))
-    _expect([packet and packet["n"] for packet in got], [*range(COUNT), None], "it got")
+    expect([packet and packet["n"] for packet in got], [*range(COUNT), None], "it got")
 
 
 def the_header_comes_first(bench: Bench) -> None:
@@ -174,14 +75,14 @@ def the_header_comes_first(bench: Bench) -> None:
 
     with bench.client(script) as client:
         list(client.call(iter([Packet(n=1)]), header=Packet(action="check")))
-    _expect(got, [Packet(action="check"), Packet(n=1)], "it got")
+    expect(got, [Packet(action="check"), Packet(n=1)], "it got")
 
 
 def each_packet_gives_true(bench: Bench) -> None:
     """The call gives True once for each packet of the flow, and never for the header beside it."""
     with bench.client(_read_all) as client:
         values = list(client.call(_numbers(), header=Packet(action="check")))
-    _expect(sum(value is True for value in values), COUNT, "the times that it gave True are")
+    expect(sum(value is True for value in values), COUNT, "the times that it gave True are")
 
 
 def messages_come_back_in_order(bench: Bench) -> None:
@@ -193,7 +94,7 @@ def messages_come_back_in_order(bench: Bench) -> None:
 
     with bench.client(script) as client:
         values = [value for value in client.call(_numbers()) if value is not True]
-    _expect([value.get("n") for value in values[:-1]], list(range(COUNT)), "the messages were")
+    expect([value.get("n") for value in values[:-1]], list(range(COUNT)), "the messages were")
 
 
 def the_success_comes_last(bench: Bench) -> None:
@@ -208,21 +109,21 @@ def the_success_comes_last(bench: Bench) -> None:
     with bench.client(script) as client:
         values = [value for value in client.call(_numbers()) if value is not True]
     success = {"type": "success", "message": {"total": 3}}
-    _expect(values, [{"n": 1}, {"n": 2}, success], "what came back is")
+    expect(values, [{"n": 1}, {"n": 2}, success], "what came back is")
 
 
 def an_early_answer_closes_the_generator(bench: Bench) -> None:
     """A handler may answer before the flow's end: the generator is closed, the call succeeds."""
-    closed = _Tally()
+    closed = Tally()
 
     def script() -> Script:
         yield TAKE
         return "enough"
 
     with bench.client(script) as client:
-        values = list(client.call(_endless(_Tally(), closed)))
-        _expect(values[-1], {"type": "success", "message": "enough"}, "the last value is")
-        _expect(closed.settled(), 1, "the times that the generator was closed are")
+        values = list(client.call(_endless(Tally(), closed)))
+        expect(values[-1], {"type": "success", "message": "enough"}, "the last value is")
+        expect(closed.settled(), 1, "the times that the generator was closed are")
 
 
 def a_failing_generator_fails_both_sides(bench: Bench) -> None:
@@ -246,13 +147,13 @@ def a_failing_generator_fails_both_sides(bench: Bench) -> None:
         raise failure
 
     with bench.client(script) as client:
-        error = _failure_of(client.call(flow()))
-        _expect(error is failure, True, f"the call raised {error!r}: the same object")
-        _wait(ended, "the handler's end")
+        error = failure_of(client.call(flow()))
+        expect(error is failure, True, f"the call raised {error!r}: the same object")
+        wait_for(ended, "the handler's end")
     *packets, told = seen
-    _expect(type(told), ClientError, "the handler got")
-    _expect((told.error_class, told.sent), ("SourceFailed", 3), "its class and its count are")
-    _expect(len(packets), 3, "the packets before it are")
+    expect(type(told), ClientError, "the handler got")
+    expect((told.error_class, told.sent), ("SourceFailed", 3), "its class and its count are")
+    expect(len(packets), 3, "the packets before it are")
 
 
 def a_failing_handler_fails_the_call(bench: Bench) -> None:
@@ -264,17 +165,17 @@ def a_failing_handler_fails_the_call(bench: Bench) -> None:
         raise HandlerFailed("on purpose")
 
     with bench.client(script) as client:
-        error = _failure_of(client.call(_numbers()))
-    _expect(isinstance(error, ServerError), True, f"the call raised {error!r}: a ServerError")
+        error = failure_of(client.call(_numbers()))
+    expect(isinstance(error, ServerError), True, f"the call raised {error!r}: a ServerError")
     assert isinstance(error, ServerError)
-    _expect(error.error_class, "HandlerFailed", "its error_class is")
-    _expect(error.consumed, 3, "its consumed is")
-    _expect(3 <= error.sent <= COUNT, True, f"its sent, {error.sent}, can be")  # noqa: PLR2004
+    expect(error.error_class, "HandlerFailed", "its error_class is")
+    expect(error.consumed, 3, "its consumed is")
+    expect(3 <= error.sent <= COUNT, True, f"its sent, {error.sent}, can be")  # noqa: PLR2004
 
 
 def giving_up_ends_both_sides(bench: Bench) -> None:
     """A call that is closed closes the generator and ends the handler, and each just once."""
-    closed, ended = _Tally(), _Tally()
+    closed, ended = Tally(), Tally()
 
     def script() -> Script:
         try:
@@ -284,17 +185,17 @@ def giving_up_ends_both_sides(bench: Bench) -> None:
             ended.add()
 
     with bench.client(script) as client:
-        call = client.call(_endless(_Tally(), closed))
+        call = client.call(_endless(Tally(), closed))
         for _ in range(3):
             next(call)
         call.close()
-        _expect(closed.settled(), 1, "the times that the generator was closed are")
-        _expect(ended.settled(), 1, "the times that the handler ended are")
+        expect(closed.settled(), 1, "the times that the generator was closed are")
+        expect(ended.settled(), 1, "the times that the handler ended are")
 
 
 def a_slow_handler_stops_the_generator(bench: Bench) -> None:
     """While the handler reads nothing, the generator stops within a window; then it goes on."""
-    hold, given = Hold(), _Tally()
+    hold, given = Hold(), Tally()
     count = 3 * bench.most
     got: list[int] = []
 
@@ -313,18 +214,18 @@ def a_slow_handler_stops_the_generator(bench: Bench) -> None:
         hold.release()
 
     stopped: list[int] = []
-    with bench.client(script) as client, _beside(release):
+    with bench.client(script) as client, beside(release):
         try:
             list(client.call(flow()))
         finally:
             hold.release()
-    _expect(stopped[0] <= bench.most, True, f"it gave {stopped} packets, {bench.most} at the most")
-    _expect(got, list(range(count)), "the packets that the handler got in the end are")
+    expect(stopped[0] <= bench.most, True, f"it gave {stopped} packets, {bench.most} at the most")
+    expect(got, list(range(count)), "the packets that the handler got in the end are")
 
 
 def a_slow_client_stops_the_handler(bench: Bench) -> None:
     """While the client reads nothing, the handler's messages stop within a window."""
-    said, ended = _Tally(), threading.Event()
+    said, ended = Tally(), threading.Event()
 
     def script() -> Script:
         try:
@@ -339,8 +240,8 @@ def a_slow_client_stops_the_handler(bench: Bench) -> None:
         next(call)
         stopped = said.settled()
         call.close()
-        _wait(ended, "the handler's end after the client gave up")
-    _expect(stopped <= bench.most, True, f"it said {stopped} messages, {bench.most} at the most")
+        wait_for(ended, "the handler's end after the client gave up")
+    expect(stopped <= bench.most, True, f"it said {stopped} messages, {bench.most} at the most")
 
 
 def values_keep_their_type(bench: Bench) -> None:
@@ -354,8 +255,8 @@ def values_keep_their_type(bench: Bench) -> None:
 
     with bench.client(script) as client:
         _, message, success = client.call(iter([Packet(VALUES)]))
-    _expect(_typed(dict(message)), _typed(VALUES), "the message is")
-    _expect(_typed(success["message"]), _typed(VALUES), "the success is")
+    expect(typed(dict(message)), typed(VALUES), "the message is")
+    expect(typed(success["message"]), typed(VALUES), "the success is")
 
 
 def a_cut_flow_is_no_success(bench: Bench) -> None:
@@ -378,8 +279,8 @@ def a_cut_answer_is_no_success(bench: Bench) -> None:
         with bench.cut_client(script) as (client, proxy):
             proxy.to_client.how = how
             proxy.to_client.cut_after_packets = 1
-            error = _failure_of(client.call(_numbers()))
-            _expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
+            error = failure_of(client.call(_numbers()))
+            expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
 
 
 PROMISES: Final[tuple[Promise, ...]] = (
@@ -463,15 +364,15 @@ def _check_cut_flow(bench: Bench, how: Cut) -> None:
                 yield Packet(n=n)
                 proxy.to_server.wait_for_packets(min(n + 1, 3))
 
-        error = _failure_of(client.call(flow()))
-        _expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
+        error = failure_of(client.call(flow()))
+        expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
         if not proxy.to_server.packets:
             return
         # A reset may come before the handler has got a word of it: then it was never started.
         if how == "rst" and not ended.wait(QUIET):
             return
-        _wait(ended, "the handler's end")
-    _expect(isinstance(endings[0], StationError), True, f"{how}: the flow ended with {endings}")
+        wait_for(ended, "the handler's end")
+    expect(isinstance(endings[0], StationError), True, f"{how}: the flow ended with {endings}")
 
 
 def _read_all() -> Script:
@@ -483,54 +384,10 @@ def _numbers() -> Iterator[Packet]:
     return (Packet(n=n) for n in range(COUNT))
 
 
-def _endless(given: _Tally, closed: _Tally) -> Iterator[Packet]:
+def _endless(given: Tally, closed: Tally) -> Iterator[Packet]:
     try:
         while True:
             given.add()
             yield Packet(n=given.count)
     finally:
         closed.add()
-
-
-@contextmanager
-def _beside(function: Callable[[], None]) -> Generator[None]:
-    """Run *function* in another thread meanwhile."""
-    thread = threading.Thread(target=function, name="pyf.station-beside", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(WAIT)
-
-
-def _failure_of(call: Iterable[Any]) -> Exception:
-    """Iterate *call* to its end; return what it raises, raise AssertionError if it doesn't."""
-    try:
-        values = list(call)
-    except Exception as error:  # noqa: BLE001 - the promise says which it is to be
-        return error
-    raise AssertionError(f"the call did not fail: its last value is {values[-1:]}")
-
-
-def _wait(event: threading.Event, what: str) -> None:
-    if not event.wait(WAIT):
-        raise AssertionError(f"{what} did not come within {WAIT:g} s")
-
-
-def _expect(actual: object, expected: object, what: str) -> None:
-    if actual != expected:
-        raise AssertionError(f"{what} {_short(actual)}, not {_short(expected)}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 400 else f"{text[:200]} … {text[-200:]}"  # noqa: PLR2004
-
-
-def _typed(value: Any) -> Any:
-    """Return *value* so that == sees types too, at any depth, and the sign of a zero."""
-    if isinstance(value, dict):
-        return dict, {key: _typed(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return list, [_typed(each) for each in value]
-    return type(value), repr(value)

@@ -19,6 +19,7 @@ from pyf.station.testing import (
     ChaosProxy,
     HandlerFailed,
     MachinePair,
+    bench,
     check_flow_promises,
     check_promise,
     promises,
@@ -594,7 +595,7 @@ def test_all_promises_are_checked_with_all_kinds(monkeypatch):
     check_flow_promises tries each promise with each kind of handler that it was given.
     """
     tried = []
-    monkeypatch.setattr(promises, "PROMISES", [lambda bench: tried.append((1, bench.kind))] * 2)
+    monkeypatch.setattr(promises, "PROMISES", [lambda each: tried.append((1, each.kind))] * 2)
     check_flow_promises(lambda *_: pytest.fail("is not called"), ["class", "coroutine"])
     assert tried == [(1, "class"), (1, "coroutine")] * 2
 
@@ -739,7 +740,8 @@ def test_a_promise_that_is_broken_is_named(connect, promise, fault, monkeypatch,
     """
     A client with a fault fails the promise that is about it, by an AssertionError that names it.
     """
-    monkeypatch.setattr(promises, "WAIT", 0.5)
+    for module in (bench, promises):
+        monkeypatch.setattr(module, "WAIT", 0.5)
     broken = []
 
     @contextmanager
