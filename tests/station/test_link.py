@@ -1,5 +1,6 @@
 """The blocking client's connection, against a peer that the tests move by hand."""
 
+import select
 import selectors
 import socket
 import threading
@@ -567,6 +568,9 @@ def test_what_a_server_said_is_read_though_writing_fails(pair):
     link, peer = pair
     peer.expect(FlowOpened)
     peer.finish(value=9)
+    while link.result is None:  # until it has come, here or to the keeper
+        if select.select([link._wire.socket], [], [], 0.01)[0]:
+            break
     link._wire.failure = "Broken pipe"
     link.wait()
     assert link.result is not None
@@ -788,6 +792,9 @@ def test_leaving_at_the_interpreters_exit_waits_for_nobody(monkeypatch, pair):
     with monkeypatch.context() as patch:
         patch.setattr(link_module.sys, "is_finalizing", lambda: True)
         link.cancel()
+        while link._last_words is not None:  # the keeper had the lock just then
+            link._last_words = None
+            link.cancel()
         with link._lock:  # as a keeper that was stopped in the middle would have it
             link._lingering = False
             link.cancel()
