@@ -59,9 +59,10 @@ class Conversation:
             while not link.send():
                 self._collect()
                 link.wait()
-        finally:
-            unsent = link.forget_pending()
-        if unsent:
+        except BaseException:
+            link.forget_pending()
+            raise
+        if link.pending:
             self._finish()
             text = "the handler has succeeded already: it takes no more"
             raise LocalProtocolError(text, code="answered")

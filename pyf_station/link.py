@@ -15,14 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import inf
 from operator import call
 from typing import Any
 
+from pyf.station.outcome import refusal
 from pyf.station.wire import Wire, deadline_error
 from pyf.transport import (
     Connection,
     ConnectionLost,
-    FlowRefused,
     Limits,
     LocalProtocolError,
     OutcomeUnknown,
@@ -180,12 +181,10 @@ class Link:
             packets, size = self._machine.room(self._flow_id)
         return min(packets, max(1, size // self.packet_size)) if size else 0
 
-    def forget_pending(self) -> bool:
-        """Drop what has not left yet; return whether there was anything."""
+    def forget_pending(self) -> None:
+        """Drop what has not left yet."""
         with self._lock:
-            some = bool(self.pending)
             self.pending.clear()
-        return some
 
     def end(self) -> None:
         """Send the END; raises as ``send`` does."""
@@ -358,9 +357,11 @@ class Link:
 
     def _wait(self, until: float | None) -> None:
         """Wait until the socket can be read (or written, if something is unsent), or a time."""
-        self.check_deadline()
-        ends = [moment for moment in (until, self._deadline) if moment is not None]
-        seconds = max(0.0, min(ends) - time.monotonic()) if ends else None
+        seconds = None
+        if until is not None or self._deadline is not None:
+            self.check_deadline()
+            until = min(inf if until is None else until, self._deadline or inf)
+            seconds = max(0.0, until - time.monotonic())
         try:
             with self._lock:
                 if self._fresh or self._broken is not None:
@@ -422,7 +423,7 @@ class Link:
             case PongReceived():
                 self._ponged = True
             case GoAwayReceived(last_flow=last_flow) if last_flow < self._flow_id:
-                self._broken = _refusal(event)
+                self._broken = refusal(event)
             case GoAwayReceived(message=message):
                 self._gone_away = message
             case ConnectionClosed():
@@ -435,9 +436,8 @@ class Link:
         if self._ended:
             text = f"all {self.sent} packets were sent, but their result never came: {reason}"
             return OutcomeUnknown(text, **facts)
-        return ConnectionLost(
-            f"the connection was lost after {self.sent} packets: {reason}", **facts
-        )
+        text = f"the connection was lost after {self.sent} packets: {reason}"
+        return ConnectionLost(text, **facts)
 
     # The keeper
 
@@ -483,14 +483,12 @@ class Link:
         self._service()
 
     def _keep_watch(self, selector: selectors.BaseSelector, *, watching: bool) -> None:
-        watching = watching and self._broken is None and not self._wire.ending
-        if self._wire.socket not in selector.get_map():
-            if watching:
+        watched = self._wire.socket in selector.get_map()
+        if watching and self._broken is None and not self._wire.ending:
+            if not watched:
                 selector.register(self._wire.socket, selectors.EVENT_READ)
-                self._watch(selector)
-        elif watching:
             self._watch(selector)
-        else:
+        elif watched:
             selector.unregister(self._wire.socket)
 
     def _keep_farewell(self) -> None:
@@ -498,10 +496,3 @@ class Link:
             self._say_it()
         self._linger()
         self._release()
-
-
-def _refusal(event: GoAwayReceived) -> StationError:
-    """Return the error of a flow that the server says it will not serve."""
-    if event.code in ("busy", "draining"):
-        return FlowRefused(f"{event.message}: it is safe to try elsewhere", code=event.code)
-    return LocalProtocolError(f"the server gave up: {event.message}", code=event.code)

@@ -8,11 +8,12 @@ from pyf.transport import (
     DeadlineExceeded,
     FlowCancelled,
     FlowRefused,
+    LocalProtocolError,
     Packet,
     ServerError,
     StationError,
 )
-from pyf.transport.events import ResultReceived
+from pyf.transport.events import GoAwayReceived, ResultReceived
 
 
 class Notify(Protocol):
@@ -66,6 +67,13 @@ def result_error(
             return DeadlineExceeded(text, timeout=timeout or 0.0)
         case _:
             return _server_error(result, sent)
+
+
+def refusal(event: GoAwayReceived) -> StationError:
+    """Return the error of a flow that a server's GOAWAY leaves out."""
+    if event.code in ("busy", "draining"):
+        return FlowRefused(f"{event.message}: it is safe to try elsewhere", code=event.code)
+    return LocalProtocolError(f"the server gave up: {event.message}", code=event.code)
 
 
 def _server_error(result: ResultReceived, sent: int) -> ServerError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from itertools import chain, islice, starmap
 from typing import Any
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
@@ -82,6 +81,7 @@ class Wire:
         """Why nothing more will come."""
         self._unsent: list[bytes | memoryview] = []
         self._written: list[int] = []
+        self._send = sock.sendmsg
 
     @property
     def unsent(self) -> bool:
@@ -93,15 +93,14 @@ class Wire:
 
         Raises nothing: after a failure, what comes is dropped.
         """
-        # Whole steps run in C, where no signal handler can raise between what is done and the
-        # note of it: bytes are neither lost nor sent twice.
-        self._unsent.extend(chain.from_iterable(starmap(produce, ((),))))
+        self._unsent += produce()
         if self._written:
             self._drop_written()
-        send = self.socket.sendmsg
         while self._unsent and not self.failure:
             try:
-                self._written.extend(map(send, (islice(self._unsent, MAX_BUFFERS),)))
+                # In C, where no signal handler can raise between the write and the note of it:
+                # bytes are neither lost nor sent twice.
+                self._written.extend(map(self._send, (self._unsent[:MAX_BUFFERS],)))
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -113,6 +112,9 @@ class Wire:
 
     def _drop_written(self) -> None:
         written = sum(self._written)
+        if written == sum(map(len, self._unsent)):
+            self._unsent, self._written = [], []
+            return
         done = 0
         while done < len(self._unsent) and written >= len(self._unsent[done]):
             written -= len(self._unsent[done])

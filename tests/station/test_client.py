@@ -340,6 +340,30 @@ def test_a_source_whose_finally_raises_stops_the_call(connect):
         connect(lambda flow, client: "early").send(source())
 
 
+def test_open_gives_a_conversation(connect, recorder):
+    """
+    A flow that is sent packet by packet; its header has left already.
+    """
+    with connect(recorder).open(header={"h": 1}) as flow:
+        assert recorder.packets.get(timeout=WAIT) == {"h": 1}
+        flow.send({"n": 1})
+        assert flow.end() == 2
+
+
+def test_an_interrupted_open_leaves_nothing(connect, monkeypatch):
+    """
+    A signal handler that raises while a conversation opens leaves nothing open.
+    """
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    client = connect(count)
+    monkeypatch.setattr(link_module.Link, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.open()
+
+
 # Without waiting
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pyf.station import link as link_module
 from pyf.station.client import StationClient
 from pyf.station.conversation import Conversation
 from pyf.transport import (
@@ -445,20 +444,6 @@ def test_nothing_is_left_behind(connect):
         assert keepers() == before + 1
         flow.end()
         assert keepers() == before
-
-
-def test_an_interrupted_open_leaves_nothing(connect, monkeypatch):
-    """
-    A signal handler that raises while a conversation opens leaves nothing open.
-    """
-
-    def interrupted(_):
-        raise KeyboardInterrupt
-
-    client = connect(echo)
-    monkeypatch.setattr(link_module.Link, "send", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        client.open()
 
 
 # Listeners

@@ -2,9 +2,22 @@
 
 import pytest
 
-from pyf.station.outcome import failure_packet, outcome, result_error, success_packet
-from pyf.transport import DeadlineExceeded, FlowCancelled, FlowRefused, Packet, ServerError
-from pyf.transport.events import ResultReceived
+from pyf.station.outcome import (
+    failure_packet,
+    outcome,
+    refusal,
+    result_error,
+    success_packet,
+)
+from pyf.transport import (
+    DeadlineExceeded,
+    FlowCancelled,
+    FlowRefused,
+    LocalProtocolError,
+    Packet,
+    ServerError,
+)
+from pyf.transport.events import GoAwayReceived, ResultReceived
 
 FACTS = ("code", "error_class", "error_id", "message", "traceback")
 
@@ -148,3 +161,22 @@ def test_listeners_hear_of_a_failure_before_it_is_raised():
     with pytest.raises(FlowRefused) as caught:
         outcome(result("refused"), 0, None, heard)
     assert heard == [failure_packet(caught.value)]
+
+
+@pytest.mark.parametrize("code", ["busy", "draining"])
+def test_a_server_that_has_no_room_refuses_the_flow(code):
+    """
+    A GOAWAY for want of room is FlowRefused.
+    """
+    error = refusal(GoAwayReceived(last_flow=0, code=code, message="no room"))
+    assert isinstance(error, FlowRefused)
+    assert (error.code, str(error)) == (code, "no room: it is safe to try elsewhere")
+
+
+def test_a_server_that_does_not_understand_us_makes_it_our_error():
+    """
+    A GOAWAY with any other code is a LocalProtocolError.
+    """
+    error = refusal(GoAwayReceived(last_flow=0, code="version", message="another version"))
+    assert isinstance(error, LocalProtocolError)
+    assert (error.code, str(error)) == ("version", "the server gave up: another version")
