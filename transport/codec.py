@@ -6,9 +6,10 @@ MessagePack has no date, no Decimal and no integer beyond 64 bits; these travel 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from struct import Struct
@@ -31,6 +32,7 @@ _OPTIONS = (
 )
 _TIMEDELTA = Struct(">iII")
 _FOLD = (b"\x00", b"\x01")
+_FINE_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)\.(\d{6})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,15 @@ def _encode_moment(value: datetime | time) -> bytes:
 
 def _decode_moment(kind: type[datetime | time]) -> Callable[[bytes], datetime | time]:
     def decode_moment(data: bytes) -> datetime | time:
-        value = kind.fromisoformat(data[1:].decode("ascii"))
-        return value.replace(fold=_FOLD.index(data[:1]))
+        text = data[1:].decode("ascii")
+        value = kind.fromisoformat(text).replace(fold=_FOLD.index(data[:1]))
+        if offset := _FINE_OFFSET.search(text):
+            # CPython takes an offset of less than a second for UTC.
+            sign, *parts = offset.groups()
+            hours, minutes, seconds, micros = map(int, parts)
+            exact = timedelta(hours=hours, minutes=minutes, seconds=seconds, microseconds=micros)
+            value = value.replace(tzinfo=timezone(-exact if sign == "-" else exact))
+        return value
 
     return decode_moment
 

@@ -491,3 +491,12 @@ def test_a_batch_that_is_not_what_it_claims_is_refused(data, reason):
 def test_uuid_versions_survive():
     for value in (uuid.uuid1(), uuid.uuid4(), uuid.UUID(int=0)):
         assert through(value) == value
+
+
+@pytest.mark.parametrize("offset", [timedelta(microseconds=1), -timedelta(hours=1, microseconds=1)])
+@pytest.mark.parametrize("kind", [datetime, time])
+def test_offsets_of_less_than_a_second_are_kept(kind: Any, offset: timedelta) -> None:
+    zone = timezone(offset)
+    moment = kind(2000, 1, 1, tzinfo=zone) if kind is datetime else kind(1, tzinfo=zone)
+    back = decode(encode_packet({"at": moment}))["at"]
+    assert back.utcoffset() == offset
