@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -435,6 +436,9 @@ def test_flask_shows_what_has_arrived(start: Callable[..., Process]) -> None:
 
     with pytest.raises(LookupError):
         StationClient("127.0.0.1", int(port)).send(failing(), header={})
+    deadline = time.monotonic() + SECONDS
+    while json.loads(get("arrived"))[0]["state"] == "arriving":  # the client needn't wait for that
+        assert time.monotonic() < deadline
     failed, complete = json.loads(get("arrived"))
     assert (failed["state"], failed["packets"]) == ("failed", 1)
     assert "LookupError" in failed["last"]
