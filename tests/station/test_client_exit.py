@@ -61,12 +61,14 @@ class Flows:
 
 
 def start(script: str, port: int) -> "subprocess.Popen[str]":
+    # Not measured: coverage's tracer has a lock, which a Ctrl-C at the wrong moment leaves locked.
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("COVERAGE_")}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PREAMBLE + textwrap.dedent(script), str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=inherited | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
