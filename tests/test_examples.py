@@ -104,6 +104,8 @@ class Process:
     """
 
     def __init__(self, *command: str, cwd: Path) -> None:
+        # Not measured: coverage's tracer has a lock, which a Ctrl-C may leave locked.
+        inherited = {key: os.environ[key] for key in os.environ if not key.startswith("COVERAGE_")}
         self.popen = subprocess.Popen(
             command,
             cwd=cwd,
@@ -112,7 +114,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            env={**inherited, "PYTHONIOENCODING": "utf-8"},
         )
         self.output = ""
         self._ended = False
