@@ -23,7 +23,7 @@ nitpick_ignore_regex = [
     # The standard library's own documentation is elsewhere.
     ("py:.*", r"(collections|contextlib|enum)\..*"),
     ("py:.*", r".*twisted\..*"),
-    ("py:.*", r"pyf\.transport\.(frames|states)\..*|pyf\.station\.server\.StationProtocol"),
+    ("py:.*", r"pyf\.transport\.(frames|states)\..*|pyf\.station\.carrier\.StationProtocol"),
 ]
 
 html_theme = "furo"

@@ -51,6 +51,7 @@ ROOMS = (
         (
             "pyf.station.handlers",
             "pyf.station.flow",
+            "pyf.station.carrier",
             "pyf.station.session",
             "pyf.station.conversation",
             "pyf.station.link",

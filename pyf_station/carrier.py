@@ -1,0 +1,270 @@
+"""One connection at the server: the protocol that carries its flows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from twisted.internet.base import DelayedCall
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pyf.station.session import Session
+from pyf.transport import (
+    BadFlowEnding,
+    ClientError,
+    Connection,
+    DeadlineExceeded,
+    FlowCancelled,
+    Limits,
+    RemoteProtocolError,
+    Role,
+    StationError,
+)
+from pyf.transport.events import (
+    CreditReceived,
+    Event,
+    FlowAbandoned,
+    FlowAborted,
+    FlowEnded,
+    FlowOpened,
+    GoAwayReceived,
+    HelloReceived,
+    PacketsReceived,
+)
+from pyf.transport.limits import MAX_TEXT
+
+_log: Final = Logger()
+
+
+class StationProtocol(Protocol):
+    """One connection at the server. The only thing it writes is what its machine says."""
+
+    factory: Any
+    transport: Any
+    peer: Any = None
+    """The client's address."""
+    max_packet: int = 0
+    """Bytes of the largest packet that the client takes, once it has said so."""
+
+    def __init__(self, factory: Any) -> None:
+        self.factory = factory
+        self._server = factory
+        self.limits: Limits = factory.limits
+        self.expose_errors: bool = factory.expose_errors
+        self._machine = Connection(Role.SERVER, factory.limits)
+        self._sessions: dict[int, Session] = {}
+        self._deadlines: dict[int, DelayedCall] = {}
+        self._timer: DelayedCall | None = None
+        self._leaving = False
+
+    # What Twisted calls
+
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        """Take the client in, or turn it away. It speaks first."""
+        self.peer = self.transport.getPeer()
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        server = self._server
+        if server.stopping:
+            self._leave("draining", "the server is stopping")
+        elif len(server.connections) >= server.max_clients:
+            limit = server.max_clients
+            self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
+        else:
+            server.connections.add(self)
+            self._set_timer(self.limits.handshake_timeout, self._handshake_timed_out)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        """Take what came from the client."""
+        if not self._leaving:
+            self._machine.receive_data(data)
+            self._handle_events()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        """End every open flow: a close without an END is never the end of a flow."""
+        self._leaving = True
+        self._clear_timer()
+        where = " in the middle of a frame" if self._machine.mid_frame else ""
+        why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
+        self._lose_sessions(partial(_cut, why))
+        self._server.left(self)
+
+    # What sessions call (the Carrier)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call *function* in the reactor's thread. Callable from any thread."""
+        self._server.reactor.callFromThread(function)
+
+    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
+        """Send what credit allows of *pending*; return the number of messages sent."""
+        count = self._machine.send_packets(flow_id, pending)
+        self._flush()
+        return count
+
+    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
+        """Say the last word on the flow, and forget it."""
+        self._forget(flow_id)
+        self._machine.finish(flow_id, consumed, **facts)
+        self._flush()
+
+    def consume(self, flow_id: int, packets: int, size: int) -> None:
+        """Count packets as taken by the handler; credit goes out where it is due."""
+        self._machine.consume(flow_id, packets, size)
+        self._flush()
+
+    def break_off(self, error: RemoteProtocolError) -> None:
+        """Tell the client of its breach, and close. Does nothing where that is done."""
+        if not self._leaving:
+            self._machine.fail(error)
+            _log.warn("closing the connection from {peer}: {error!r}", peer=self.peer, error=error)
+            self._lose_sessions(lambda _: error)
+            self._close()
+
+    # What the factory calls
+
+    def stop(self, why: str) -> None:
+        """Break off the open flows, tell the client why, and close."""
+        for session in list(self._sessions.values()):
+            session.flush()  # A result that is there is not to be lost.
+        self._lose_sessions(partial(_cut, why))
+        self._leave("draining", why)
+
+    def abort(self) -> None:
+        """Wait no more for the client to close."""
+        self.transport.abortConnection()
+
+    # Events, each of a flow that has its session: the machine tells of no other
+
+    def _handle_events(self) -> None:
+        try:
+            # A coroutine that gets an event may stop the server.
+            while not self._leaving and (event := self._machine.next_event()):
+                if handle := self._HANDLERS.get(type(event)):
+                    handle(self, event)
+        except RemoteProtocolError as error:
+            self.break_off(error)
+        else:
+            self._flush()
+
+    def _hello(self, event: HelloReceived) -> None:
+        self._clear_timer()
+        self.max_packet = event.max_packet
+
+    def _opened(self, event: FlowOpened) -> None:
+        inbox = self._server.runner.make_inbox()
+        session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
+        self._sessions[event.flow_id] = session
+        if not self._server.start(session):
+            limit = self._server.max_handlers
+            text = f"all {limit} handlers of the server are busy (its max_handlers)"
+            facts = {"status": "refused", "code": "busy", "message": text}
+            self.send_result(event.flow_id, 0, facts)
+        elif event.timeout is not None and event.flow_id in self._sessions:
+            expire = partial(self._expire, event.flow_id, event.timeout)
+            self._deadlines[event.flow_id] = self._server.reactor.callLater(event.timeout, expire)
+
+    def _packets(self, event: PacketsReceived) -> None:
+        self._sessions[event.flow_id].receive(event.batch)
+
+    def _ended(self, event: FlowEnded) -> None:
+        self._sessions[event.flow_id].end()
+
+    def _aborted(self, event: FlowAborted) -> None:
+        name, count = _escaped(event.error_class), event.count
+        text = f"the client's generator failed with {name} after {count} packets"
+        error = ClientError(text, error_class=name, sent=count)
+        self._sessions[event.flow_id].fail(error, "cancelled")
+
+    def _abandoned(self, event: FlowAbandoned) -> None:
+        error = FlowCancelled("the client gave the flow up")
+        self._sessions[event.flow_id].fail(error, "cancelled")
+
+    def _credit(self, event: CreditReceived) -> None:
+        self._sessions[event.flow_id].flush()
+
+    def _gone(self, event: GoAwayReceived) -> None:
+        if event.code not in ("", "draining"):
+            code, text = _escaped(event.code), _escaped(event.message)
+            _log.warn("{peer} gave up with {code}: {text}", peer=self.peer, code=code, text=text)
+
+    _HANDLERS: ClassVar[dict[type[Event], Callable[[StationProtocol, Any], None]]] = {
+        HelloReceived: _hello,
+        FlowOpened: _opened,
+        PacketsReceived: _packets,
+        FlowEnded: _ended,
+        FlowAborted: _aborted,
+        FlowAbandoned: _abandoned,
+        CreditReceived: _credit,
+        GoAwayReceived: _gone,
+    }
+
+    # How flows end
+
+    def _expire(self, flow_id: int, timeout: float) -> None:
+        text = f"the client gave the call {timeout:g} s"
+        self._sessions[flow_id].fail(DeadlineExceeded(text, timeout=timeout), "deadline")
+
+    def _forget(self, flow_id: int) -> None:
+        self._sessions.pop(flow_id, None)
+        deadline = self._deadlines.pop(flow_id, None)
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+
+    def _lose_sessions(self, error: Callable[[Session], StationError]) -> None:
+        for flow_id, session in list(self._sessions.items()):
+            self._forget(flow_id)
+            session.lose(error(session))
+
+    # Closing
+
+    def _handshake_timed_out(self) -> None:
+        limit = self.limits.handshake_timeout
+        text = f"no HELLO within {limit:g} s (Limits.handshake_timeout)"
+        self._leave("handshake_timeout", text)
+
+    def _leave(self, code: str, message: str) -> None:
+        if not self._leaving:
+            self._machine.go_away(code, message)
+            self._close()
+
+    def _close(self) -> None:
+        """Close our half, so that what was said arrives; abort where the client keeps its own."""
+        self._flush()
+        self._leaving = True
+        self._set_timer(self.limits.close_timeout, self.abort)
+        half = getattr(self.transport, "loseWriteConnection", None)
+        if half is None or ISSLTransport.providedBy(self.transport):
+            # TLS knows no half: it has to say goodbye before TCP does.
+            self.transport.loseConnection()
+        else:
+            half()
+
+    def _set_timer(self, seconds: float, function: Callable[[], Any]) -> None:
+        self._clear_timer()
+        self._timer = self._server.reactor.callLater(seconds, function)
+
+    def _clear_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _flush(self) -> None:
+        out = self._machine.data_to_send()
+        if out and not self._leaving:
+            self.transport.writeSequence(out)
+
+
+def _cut(why: str, session: Session) -> BadFlowEnding:
+    what = "result" if session.whole else "flow"
+    text = f"{why}, before the {what}; {session.received} packets had come"
+    return BadFlowEnding(text, received=session.received)
+
+
+def _escaped(text: str) -> str:
+    """Return what a client sent as it may stand in a log."""
+    return text[:MAX_TEXT].encode("unicode_escape").decode()
