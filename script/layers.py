@@ -65,7 +65,12 @@ ROOMS = (
     ),
     Room(
         "rules",
-        ("pyf.transport.states", "pyf.transport.window", "pyf.transport.events"),
+        (
+            "pyf.transport.states",
+            "pyf.transport.window",
+            "pyf.transport.events",
+            "pyf.transport.liveness",
+        ),
     ),
     Room(
         "bytes, frames, values",

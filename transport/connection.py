@@ -309,7 +309,11 @@ class Connection:
             flow.send.widen(*self._peer_window)
         if not self._hello_sent:
             self._send_hello()
-        return HelloReceived(max_packet=hello.max_packet, software=hello.software)
+        return HelloReceived(
+            max_packet=hello.max_packet,
+            min_ping_interval=hello.min_ping_interval,
+            software=hello.software,
+        )
 
     def _receive_open(self, frame: Frame) -> Event | None:
         if frame.flow <= self._last_flow:

@@ -28,6 +28,8 @@ class HelloReceived(Event):
 
     max_packet: int
     """Largest packet, in bytes, that the peer takes."""
+    min_ping_interval: float
+    """Seconds that the peer wants between two PINGs, at least."""
     software: str
     """Name and version that the peer gives itself; for logs."""
 

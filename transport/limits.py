@@ -48,6 +48,16 @@ MAX_REFUSED = 16384
 """Flows beyond ``max_flows`` that were refused, and that their client has not closed yet, before it
 counts as a flood. Some may be on the way before the first refusal is heard; each costs 0.5 KiB."""
 
+MAX_REPLIES = 4 * MIB
+"""Bytes of PONGs and refusals, which no credit bounds, that wait for a peer that reads nothing. As
+many refusals as ``MAX_REFUSED`` allows have room."""
+
+ASSUMED_PING_INTERVAL = 1.0
+"""Seconds between the PINGs that a peer takes that doesn't say."""
+
+LONGEST_PING_INTERVAL = 60.0
+"""Seconds between PINGs that a peer may insist on: with more, its death would go unnoticed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -80,8 +90,34 @@ class Limits:
     handshake_timeout: float = 5.0
     """From the established connection to the peer's HELLO."""
 
+    frame_timeout: float = 30.0
+    """From the first byte of a frame to its last: 16 MiB at 4.5 Mbit/s."""
+
+    idle_timeout: float = 300.0
+    """How long a connection may have no open flow: it costs the server one of its clients."""
+
+    write_timeout: float = 30.0
+    """How long bytes may wait to be written while none leaves: the peer answers, but reads
+    nothing."""
+
     close_timeout: float = 5.0
     """From the last byte written to the peer's close; then the connection is aborted."""
+
+    ping_interval: float = 10.0
+    """Silence, after which the peer is asked whether it lives. Where it takes no PINGs as often,
+    its ``min_ping_interval`` counts."""
+
+    ping_misses: int = 2
+    """PINGs in a row that may stay without any byte in answer; with the last, the peer is dead. One
+    may go under in a moment of load."""
+
+    min_ping_interval: float = 1.0
+    """The shortest interval at which this side takes PINGs, told to the peer: nobody is pinged to
+    death by a peer that is configured for haste."""
+
+    drain_grace: float = 10.0
+    """How long the open flows may go on once the server drains: what a supervisor waits, and less,
+    between asking a process to end and killing it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -102,4 +138,5 @@ _RANGES = {
     "max_header": (INITIAL_BYTES, MAX_FRAME),
     "window_packets": (INITIAL_PACKETS, MAX_WINDOW),
     "window_bytes": (INITIAL_BYTES, MAX_WINDOW),
+    "min_ping_interval": (0, LONGEST_PING_INTERVAL),
 }

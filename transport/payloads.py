@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 from pyf.transport import codec, frames
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_FRAME, MAX_TEXT, Limits
+from pyf.transport.limits import (
+    ASSUMED_PING_INTERVAL,
+    INITIAL_BYTES,
+    INITIAL_PACKETS,
+    LONGEST_PING_INTERVAL,
+    MAX_FRAME,
+    MAX_TEXT,
+    Limits,
+)
 from pyf.transport.packet import Packet
 
 SOFTWARE = "pyf.station"
@@ -27,6 +35,7 @@ _HELLO: _Schema = {
     "max_header": (int,),
     "window_packets": (int,),
     "window_bytes": (int,),
+    "min_ping_interval": (float, _NONE),
     "required": (list, _NONE),
     "software": (str, _NONE),
 }
@@ -50,6 +59,7 @@ class Hello(NamedTuple):
     max_header: int
     window_packets: int
     window_bytes: int
+    min_ping_interval: float
     software: str
 
 
@@ -78,6 +88,7 @@ def encode_hello(limits: Limits) -> bytes:
         "max_header": limits.max_header,
         "window_packets": limits.window_packets,
         "window_bytes": limits.window_bytes,
+        "min_ping_interval": float(limits.min_ping_interval),
         "required": [],
         "software": SOFTWARE,
     }
@@ -102,6 +113,11 @@ def decode_hello(payload: bytes) -> Hello:
     sizes = ("max_packet", "max_header", "window_bytes")
     if fields["window_packets"] < INITIAL_PACKETS or any(fields[s] < INITIAL_BYTES for s in sizes):
         text = "the peer's HELLO announces limits below the least allowed"
+        raise RemoteProtocolError(text, code="malformed_value")
+    if fields["min_ping_interval"] is None:
+        fields["min_ping_interval"] = ASSUMED_PING_INTERVAL
+    if not 0 < fields["min_ping_interval"] <= LONGEST_PING_INTERVAL:
+        text = f"the peer takes a PING every {fields['min_ping_interval']} seconds"
         raise RemoteProtocolError(text, code="malformed_value")
     for name in ("max_packet", "max_header"):
         fields[name] = min(fields[name], MAX_FRAME)

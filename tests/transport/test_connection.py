@@ -133,11 +133,15 @@ def test_a_call_with_header_packets_messages_and_result(connect, chunk):
 
 
 def test_hello_tells_what_the_peer_takes(connect):
-    pair = connect(server=Limits(max_packet=100_000), greet=False)
+    pair = connect(server=Limits(max_packet=100_000, min_ping_interval=5), greet=False)
     (at_server,) = pair.to_server()
-    assert at_server == HelloReceived(max_packet=Limits().max_packet, software="pyf.station")
+    assert at_server == HelloReceived(
+        max_packet=Limits().max_packet, min_ping_interval=1.0, software="pyf.station"
+    )
     (at_client,) = pair.to_client()
-    assert at_client == HelloReceived(max_packet=100_000, software="pyf.station")
+    assert at_client == HelloReceived(
+        max_packet=100_000, min_ping_interval=5.0, software="pyf.station"
+    )
 
 
 def test_a_server_says_nothing_before_the_client_does():

@@ -6,12 +6,22 @@ from typing import Any
 import pytest
 
 from pyf.transport import Limits
-from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_FRAME, MAX_WINDOW
+from pyf.transport.limits import (
+    INITIAL_BYTES,
+    INITIAL_PACKETS,
+    LONGEST_PING_INTERVAL,
+    MAX_FRAME,
+    MAX_WINDOW,
+)
 
 # What is wrong on purpose need not be well typed.
 limits: Any = Limits
 FIELDS = dataclasses.fields(Limits)
-SIZES = {"max_packet", "max_header", "window_packets", "window_bytes", "max_flows"}
+COUNTS = {
+    *("max_packet", "max_header", "window_packets", "window_bytes", "max_flows"),
+    "ping_misses",
+}
+TIMES = {field.name for field in FIELDS} - COUNTS
 
 
 @pytest.mark.parametrize("name", [field.name for field in FIELDS])
@@ -28,13 +38,13 @@ def test_a_bound_that_is_no_number_is_refused(name, value):
         limits(**{name: value})
 
 
-@pytest.mark.parametrize("name", sorted(SIZES))
+@pytest.mark.parametrize("name", sorted(COUNTS))
 def test_what_is_counted_is_an_int(name):
     with pytest.raises(TypeError, match=f"Limits.{name} must be an int"):
         limits(**{name: 1e6})
 
 
-@pytest.mark.parametrize("name", ["connect_timeout", "handshake_timeout", "close_timeout"])
+@pytest.mark.parametrize("name", sorted(TIMES))
 def test_a_time_is_an_int_or_a_float_that_ends(name):
     assert getattr(limits(**{name: 3}), name) == 3
     assert getattr(limits(**{name: 0.5}), name) == 0.5
@@ -57,6 +67,12 @@ def test_a_bound_lies_between_what_a_client_may_assume_and_what_fits_the_wire(na
     for value in (least - 1, most + 1):
         with pytest.raises(ValueError, match=f"Limits.{name} must be {least} to {most}"):
             limits(**{name: value})
+
+
+def test_nobody_may_keep_its_peer_from_asking_whether_it_lives():
+    assert limits(min_ping_interval=LONGEST_PING_INTERVAL).min_ping_interval == 60.0
+    with pytest.raises(ValueError, match=r"Limits.min_ping_interval must be 0 to 60.0, not 61"):
+        limits(min_ping_interval=61)
 
 
 def test_the_defaults_are_legal_and_frozen():

@@ -32,6 +32,7 @@ def test_hello_comes_back():
         limits.max_header,
         5000,
         limits.window_bytes,
+        limits.min_ping_interval,
         "pyf.station",
     )
 
@@ -40,6 +41,7 @@ def test_a_hello_may_leave_out_what_is_optional_and_hold_what_is_unknown():
     found = payloads.decode_hello(hello(colour="red", required=[], most=9))
     assert found.software == ""
     assert found.window_packets == 1024
+    assert found.min_ping_interval == 1.0
 
 
 def test_limits_beyond_what_a_frame_can_hold_are_cut():
@@ -67,6 +69,11 @@ def test_limits_beyond_what_a_frame_can_hold_are_cut():
         (hello(max_packet=1e9), "malformed_value"),
         (hello(window_packets=...), "malformed_value"),
         (hello(software=b"x"), "malformed_value"),
+        (hello(min_ping_interval=5), "malformed_value"),
+        (hello(min_ping_interval=0.0), "malformed_value"),
+        (hello(min_ping_interval=-1.0), "malformed_value"),
+        (hello(min_ping_interval=math.nan), "malformed_value"),
+        (hello(min_ping_interval=60.5), "malformed_value"),
         (b"PyF!\x01\x01\x90", "malformed_value"),
         (b"PyF!\x01\x01\xc1", "malformed_value"),
     ],
