@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from twisted.internet.base import DelayedCall
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pyf.station.session import Session
+from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -36,7 +36,7 @@ from pyf.transport.events import (
     HelloReceived,
     PacketsReceived,
 )
-from pyf.transport.limits import MAX_TEXT
+from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
 
 _log: Final = Logger()
 
@@ -58,8 +58,10 @@ class StationProtocol(Protocol):
         self.expose_errors: bool = factory.expose_errors
         self._machine = Connection(Role.SERVER, factory.limits)
         self._sessions: dict[int, Session] = {}
-        self._deadlines: dict[int, DelayedCall] = {}
-        self._timer: DelayedCall | None = None
+        self._deadlines: dict[int, Alarm] = {}
+        self._watch: Watch | None = None
+        self._last_wait: Alarm | None = None
+        self._draining = False
         self._leaving = False
 
     # What Twisted calls
@@ -77,18 +79,28 @@ class StationProtocol(Protocol):
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
         else:
             server.connections.add(self)
-            self._set_timer(self.limits.handshake_timeout, self._handshake_timed_out)
+            self._watch = Watch(
+                *(server.reactor, server.clock, self.limits, self._machine, self.transport),
+                ping=self._ping,
+                give_up=self._give_up,
+            )
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
         if not self._leaving:
             self._machine.receive_data(data)
             self._handle_events()
+            if self._watch is not None:
+                self._watch.received()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End every open flow: a close without an END is never the end of a flow."""
         self._leaving = True
-        self._clear_timer()
+        if self._watch is not None:
+            self._watch.forget()
+            self._watch = None
+        if self._last_wait is not None:
+            self._last_wait.cancel()
         where = " in the middle of a frame" if self._machine.mid_frame else ""
         why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
         self._lose_sessions(partial(_cut, why))
@@ -102,15 +114,18 @@ class StationProtocol(Protocol):
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
-        count = self._machine.send_packets(flow_id, pending)
         self._flush()
+        count = self._machine.send_packets(flow_id, pending)
+        self._write(self._machine.data_to_send())
         return count
 
     def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
         """Say the last word on the flow, and forget it."""
+        self._flush()
         self._forget(flow_id)
         self._machine.finish(flow_id, consumed, **facts)
-        self._flush()
+        self._write(self._machine.data_to_send())
+        self._settle()
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         """Count packets as taken by the handler; credit goes out where it is due."""
@@ -134,6 +149,21 @@ class StationProtocol(Protocol):
         self._lose_sessions(partial(_cut, why))
         self._leave("draining", why)
 
+    def drain(self, why: str) -> None:
+        """Tell the client that it may open no more flows, and close once none is open."""
+        if not self._leaving:
+            self._draining = True
+            self._machine.go_away("draining", why)
+            self._flush()
+            self._settle()
+
+    def end_flows(self, why: str) -> None:
+        """End the open flows, on both sides, and close."""
+        for session in list(self._sessions.values()):
+            session.flush()  # A result that is there is not to be lost.
+            session.fail(FlowCancelled(why), "cancelled", "draining")
+        self._leave("draining", why)
+
     def abort(self) -> None:
         """Wait no more for the client to close."""
         self.transport.abortConnection()
@@ -150,10 +180,14 @@ class StationProtocol(Protocol):
             self.break_off(error)
         else:
             self._flush()
+            if self._watch is not None and self._watch.unread > MAX_REPLIES:
+                self._drown()
+            self._settle()
 
     def _hello(self, event: HelloReceived) -> None:
-        self._clear_timer()
         self.max_packet = event.max_packet
+        if self._watch is not None:
+            self._watch.greeted(event.min_ping_interval)
 
     def _opened(self, event: FlowOpened) -> None:
         inbox = self._server.runner.make_inbox()
@@ -162,11 +196,11 @@ class StationProtocol(Protocol):
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
-            facts = {"status": "refused", "code": "busy", "message": text}
-            self.send_result(event.flow_id, 0, facts)
+            self._forget(event.flow_id)
+            self._machine.finish(event.flow_id, 0, "refused", code="busy", message=text)
         elif event.timeout is not None and event.flow_id in self._sessions:
             expire = partial(self._expire, event.flow_id, event.timeout)
-            self._deadlines[event.flow_id] = self._server.reactor.callLater(event.timeout, expire)
+            self._deadlines[event.flow_id] = self._alarm(event.timeout, expire)
 
     def _packets(self, event: PacketsReceived) -> None:
         self._sessions[event.flow_id].receive(event.batch)
@@ -212,7 +246,7 @@ class StationProtocol(Protocol):
     def _forget(self, flow_id: int) -> None:
         self._sessions.pop(flow_id, None)
         deadline = self._deadlines.pop(flow_id, None)
-        if deadline is not None and deadline.active():
+        if deadline is not None:
             deadline.cancel()
 
     def _lose_sessions(self, error: Callable[[Session], StationError]) -> None:
@@ -220,12 +254,34 @@ class StationProtocol(Protocol):
             self._forget(flow_id)
             session.lose(error(session))
 
+    # What the watch asks for
+
+    def _ping(self) -> None:
+        self._machine.ping(0)
+        self._flush()
+
+    def _give_up(self, code: str, text: str) -> None:
+        log = _log.info if code == "idle_timeout" else _log.warn
+        log("closing the connection to {peer}: {text}", peer=self.peer, text=text)
+        self._lose_sessions(partial(_cut, text))
+        self._leave(code, text)
+
+    def _drown(self) -> None:
+        """Break off a connection whose client asks and asks, and reads no answer."""
+        text = f"more than {MAX_REPLIES} bytes of answers wait for the client (MAX_REPLIES)"
+        _log.warn("aborting the connection to {peer}: {text}", peer=self.peer, text=text)
+        self._lose_sessions(partial(_cut, text))
+        self._leaving = True
+        self.abort()
+
     # Closing
 
-    def _handshake_timed_out(self) -> None:
-        limit = self.limits.handshake_timeout
-        text = f"no HELLO within {limit:g} s (Limits.handshake_timeout)"
-        self._leave("handshake_timeout", text)
+    def _settle(self) -> None:
+        """Note what has changed; close where that was awaited."""
+        if self._watch is not None:
+            self._watch.changed()
+        if self._draining and self._machine.idle and not self._leaving:
+            self._close()
 
     def _leave(self, code: str, message: str) -> None:
         if not self._leaving:
@@ -236,7 +292,10 @@ class StationProtocol(Protocol):
         """Close our half, so that what was said arrives; abort where the client keeps its own."""
         self._flush()
         self._leaving = True
-        self._set_timer(self.limits.close_timeout, self.abort)
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        self._last_wait = self._alarm(self.limits.close_timeout, self.abort)
         half = getattr(self.transport, "loseWriteConnection", None)
         if half is None or ISSLTransport.providedBy(self.transport):
             # TLS knows no half: it has to say goodbye before TCP does.
@@ -244,17 +303,17 @@ class StationProtocol(Protocol):
         else:
             half()
 
-    def _set_timer(self, seconds: float, function: Callable[[], Any]) -> None:
-        self._clear_timer()
-        self._timer = self._server.reactor.callLater(seconds, function)
-
-    def _clear_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+    def _alarm(self, seconds: float, function: Callable[[], object]) -> Alarm:
+        return Alarm(self._server.reactor, self._server.clock, seconds, function)
 
     def _flush(self) -> None:
+        """Write what the machine says by itself: what no credit bounds, above all."""
         out = self._machine.data_to_send()
+        if out and self._watch is not None:
+            self._watch.replied(sum(map(len, out)))
+        self._write(out)
+
+    def _write(self, out: list[bytes]) -> None:
         if out and not self._leaving:
             self.transport.writeSequence(out)
 

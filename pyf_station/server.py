@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
@@ -89,6 +92,12 @@ class FlowServer(Factory):
 
             self._reactor = reactor
         return self._reactor
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The clock by which durations are measured: nobody sets it, as one may the reactor's."""
+        reactor = self.reactor
+        return reactor.seconds if isinstance(reactor, Clock) else time.monotonic
 
     # What Twisted calls
 

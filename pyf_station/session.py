@@ -140,10 +140,11 @@ class Session:
         self.whole = True
         self.inbox.put(END)
 
-    def fail(self, error: StationError, status: str | None = None) -> None:
+    def fail(self, error: StationError, status: str | None = None, code: str = "") -> None:
         """End the flow before its time.
 
-        The handler gets *error*; the client, if it listens, a result of *status*.
+        The handler gets *error*; the client, if it listens, a result of *status*, whose code is the
+        same unless *code* says more.
         """
         if self._closed:
             return
@@ -156,7 +157,7 @@ class Session:
         if interrupted is not None:
             interrupted()
         if status is not None:
-            facts = {"status": status, "code": status, "message": str(error)}
+            facts = {"status": status, "code": code or status, "message": str(error)}
             self.carrier.send_result(self.flow_id, self.consumed, facts)
 
     def lose(self, error: StationError) -> None:

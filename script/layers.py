@@ -52,6 +52,7 @@ ROOMS = (
             "pyf.station.handlers",
             "pyf.station.flow",
             "pyf.station.carrier",
+            "pyf.station.watch",
             "pyf.station.session",
             "pyf.station.conversation",
             "pyf.station.link",

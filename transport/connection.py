@@ -237,6 +237,11 @@ class Connection:
         """Whether part of a frame has come, and the rest has not."""
         return bool(self._parser.pending)
 
+    @property
+    def frames_received(self) -> int:
+        """How many whole frames have come."""
+        return self._parser.frames
+
     # What comes in
 
     def receive_data(self, data: bytes) -> None:

@@ -136,6 +136,8 @@ class FrameParser:
 
     def __init__(self, max_packet: int, max_header: int) -> None:
         self._buffer = bytearray()
+        self.frames = 0
+        """How many frames it has given."""
         self._limits = {
             **_LENGTHS,
             FrameType.OPEN: (1, max_header + HEADER_ROOM),
@@ -168,6 +170,7 @@ class FrameParser:
             return None
         payload = bytes(memoryview(buffer)[HEADER.size : end])
         del buffer[:end]
+        self.frames += 1
         return Frame(number if kind is None else kind, flow, payload)
 
     def _check(self, kind: FrameType | None, number: int, length: int) -> None:

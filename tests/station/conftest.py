@@ -125,10 +125,22 @@ class HandReactor(MemoryReactorClock):
 class Transport(StringTransport):
     """
     A transport that knows half a close, and that nobody may write to afterwards.
+
+    It has a handle, which keeps the options that are set.
     """
 
     half_closed = False
     aborted = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options: list[tuple[int, int, int]] = []
+
+    def getHandle(self) -> Any:  # noqa: N802 - Twisted's name
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((level, option, value))
 
     def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802 - Twisted's name
         assert enabled

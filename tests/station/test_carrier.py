@@ -1,0 +1,398 @@
+"""A connection at the server, and what it does about clients that are silent, slow, a nuisance."""
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+from twisted.internet.tcp import Server
+from twisted.logger import LogLevel, globalLogPublisher
+
+from pyf.station import FlowServer, StationClient
+from pyf.transport import BadFlowEnding, Limits
+from pyf.transport.events import GoAwayReceived, PongReceived, ResultReceived
+from pyf.transport.frames import FrameType, encode_frame
+from pyf.transport.limits import MAX_REPLIES
+
+PING = b"".join(encode_frame(FrameType.PING, 0, bytes(8)))
+STEP = 0.5
+"""Seconds that pass at once: less than what counts as late."""
+
+
+async def reading(flow, client):
+    return [packet.n async for packet in flow]
+
+
+class Waiting:
+    """
+    A handler that reads to the end, and keeps what the flow raised.
+    """
+
+    def __init__(self):
+        self.error = None
+
+    async def __call__(self, flow, client):
+        try:
+            async for _ in flow:
+                pass
+        except BadFlowEnding as error:
+            self.error = error
+            raise
+
+
+@pytest.fixture
+def logged():
+    """
+    Level and text of what is logged.
+    """
+    events = []
+
+    def observe(event):
+        if event["log_namespace"].startswith("pyf."):
+            events.append((event["log_level"], event["log_format"].format(**event)))
+
+    globalLogPublisher.addObserver(observe)  # pyright: ignore[reportArgumentType]
+    yield events
+    globalLogPublisher.removeObserver(observe)  # pyright: ignore[reportArgumentType]
+
+
+def passes(client: Any, seconds: float, *, answering: bool = False) -> None:
+    """
+    Let time pass; the client answers meanwhile, or says nothing.
+    """
+    for _ in range(round(seconds / STEP)):
+        client.reactor.advance(STEP)
+        if answering:
+            client.pump()
+
+
+def pings(client: Any) -> int:
+    return client.transport.value().count(PING)
+
+
+def said(client: Any) -> str:
+    """
+    Code and text of the GOAWAY.
+    """
+    (away,) = client.of(GoAwayReceived)
+    return f"{away.code}: {away.message}"
+
+
+# Liveness
+
+
+def test_a_silent_client_is_asked_twice_and_given_up(peer, logged):
+    handler = Waiting()
+    client = peer(handler)
+    client.send(client.open({"n": 0}), {"n": 1})
+    for expected in (0, 1, 2):
+        passes(client, 9.5)
+        assert pings(client) == expected
+        assert not client.transport.half_closed
+        passes(client, 0.5)
+    assert said(client) == (
+        "ping_timeout: nothing came for 30 s, in spite of 2 PINGs "
+        "(Limits.ping_interval, Limits.ping_misses)"
+    )
+    assert isinstance(handler.error, BadFlowEnding)
+    assert handler.error.received == 1
+    assert "nothing came for 30 s" in str(handler.error)
+    assert "(Limits.ping_interval, Limits.ping_misses), before the flow" in str(handler.error)
+    assert client.transport.half_closed
+    passes(client, 4.5)
+    assert not client.transport.aborted
+    passes(client, 0.5)
+    assert client.transport.aborted
+    ((level, text),) = logged
+    assert level is LogLevel.warn
+    assert "192.168.1.1" in text
+
+
+def test_a_client_that_answers_is_never_given_up(peer):
+    handler = Waiting()
+    client = peer(handler)
+    client.open({"n": 0})
+    passes(client, 200, answering=True)
+    assert handler.error is None
+    assert not client.transport.half_closed
+
+
+def test_any_byte_shows_that_a_client_lives(peer):
+    client = peer(reading, limits=Limits(frame_timeout=1000.0))
+    client.open({"n": 0})
+    for byte in PING + PING:
+        passes(client, 9.0)
+        client.protocol.dataReceived(bytes([byte]))
+        passes(client, 0.5)
+    assert pings(client) == 0
+
+
+def test_a_client_is_not_asked_more_often_than_it_wants(peer):
+    client = peer(reading, Limits(min_ping_interval=25.0), limits=Limits(ping_interval=0.5))
+    client.open({"n": 0})
+    passes(client, 24.5)
+    assert pings(client) == 0
+    passes(client, 0.5)
+    assert pings(client) == 1
+    passes(client, 49.5)
+    assert not client.transport.half_closed
+    passes(client, 0.5)
+    assert "nothing came for 75 s" in said(client)
+
+
+def test_a_process_that_was_suspended_asks_once_more(peer, hand_reactor):
+    client = peer(reading)
+    client.open({"n": 0})
+    passes(client, 20)
+    hand_reactor.advance(3600.0)
+    assert not client.transport.half_closed
+    assert pings(client) == 3
+    passes(client, 10)
+    assert client.transport.half_closed
+
+
+def test_what_came_while_the_reactor_was_busy_counts_before_a_client_is_given_up(
+    peer, hand_reactor
+):
+    """
+    A reactor runs the timers that are due before it reads.
+    """
+    client = peer(reading)
+    client.open({"n": 0})
+    passes(client, 29.5)
+    hand_reactor.rightNow += 0.5
+    due = hand_reactor.calls.pop(0)
+    due.called = 1
+    due.func()
+    assert not client.transport.half_closed
+    client.protocol.dataReceived(PING)
+    passes(client, 9.5)
+    assert not client.transport.half_closed
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+def test_the_system_gives_up_at_the_same_time(peer):
+    client = peer(reading, limits=Limits(ping_interval=0.25, ping_misses=3))
+    assert client.transport.options == []
+    client.pump()
+    assert client.transport.options == [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000)]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+def test_a_real_socket_takes_the_timeout(serve, in_reactor, reactor):
+    found = []
+
+    async def handler(flow, client):
+        for reader in reactor.getReaders():
+            if isinstance(reader, Server) and reader.getPeer() == client.peer:
+                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                found.append(reader.getHandle().getsockopt(*option))
+
+    client = StationClient("127.0.0.1", serve(handler), True)
+    client.send([{"n": 1}])
+    assert found == [30_000]
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_a_handle_that_knows_no_such_option_is_left_alone(peer, monkeypatch, error):
+    def no_option(*_):
+        raise error
+
+    client = peer(reading)
+    monkeypatch.setattr(client.transport, "setsockopt", no_option)
+    assert client.call({"n": 1}).value == [1]
+
+
+def test_the_sockets_transport_is_found_beneath_another(peer):
+    client = peer(reading)
+    client.transport.transport = inner = type(client.transport)()
+    client.pump()
+    assert client.transport.options == []
+    assert len(inner.options) == 1
+
+
+# Deadlines
+
+
+def begun(client, flow=1) -> bytes:
+    """
+    A frame of data without its last byte.
+    """
+    frame = encode_frame(FrameType.DATA, flow, (0).to_bytes(8, "big"), b"\xdd\0\0\0\1\x80")
+    return b"".join(frame)[:-1]
+
+
+def test_a_frame_that_does_not_end_ends_the_connection(peer, logged):
+    handler = Waiting()
+    client = peer(handler)
+    client.open({"n": 0})
+    passes(client, 7)
+    for byte in begun(client):
+        client.protocol.dataReceived(bytes([byte]))
+        passes(client, 1)
+    passes(client, 29.5 - len(begun(client)))
+    assert not client.transport.half_closed
+    passes(client, 0.5)
+    assert said(client) == (
+        "frame_timeout: a frame was not complete within 30 s (Limits.frame_timeout)"
+    )
+    assert "(Limits.frame_timeout), before the flow" in str(handler.error)
+    assert len(logged) == 1
+
+
+def test_a_frame_has_its_time_whatever_came_before_it(peer):
+    client = peer(reading, limits=Limits(frame_timeout=3.0))
+    client.open({"n": 0})
+    for _ in range(10):
+        # The end of one frame, and the beginning of the next.
+        client.protocol.dataReceived(PING[3:] + PING[:3] if _ else PING[:3])
+        passes(client, 2)
+        assert not client.transport.half_closed
+    passes(client, 1)
+    assert client.transport.half_closed
+
+
+def test_a_connection_without_a_flow_is_closed_in_the_end(peer, logged):
+    client = peer(reading, limits=Limits(idle_timeout=60.0))
+    client.pump()
+    passes(client, 40, answering=True)
+    flow = client.open({"n": 0})
+    passes(client, 100, answering=True)
+    client.end(flow)
+    client.result(flow)
+    passes(client, 59.5, answering=True)
+    assert not client.transport.half_closed
+    passes(client, 0.5, answering=True)
+    assert said(client) == "idle_timeout: no flow was open for 60 s (Limits.idle_timeout)"
+    ((level, _),) = logged
+    assert level is LogLevel.info
+
+
+def test_a_client_that_answers_but_reads_nothing_is_given_up(peer, logged):
+    handler = Waiting()
+    client = peer(handler)
+    client.open({"n": 0})
+    passes(client, 3)
+    client.transport.producer.pauseProducing()
+    client.transport.producer.pauseProducing()
+    for _ in range(59):
+        passes(client, 0.5)
+        client.protocol.dataReceived(PING)
+    assert not client.transport.half_closed
+    passes(client, 0.5)
+    assert client.transport.half_closed
+    assert client.transport.producer is None
+    assert "could be written for 30 s (Limits.write_timeout), before" in str(handler.error)
+    assert len(logged) == 1
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_client_that_reads_slowly_is_not_given_up(peer, tells):
+    client = peer(Waiting())
+    client.open({"n": 0})
+    client.transport.producer.pauseProducing()
+    for offset in range(1, 9):
+        passes(client, 20, answering=True)
+        if tells:
+            client.transport.offset = offset
+        else:
+            client.transport.producer.resumeProducing()
+            client.transport.producer.pauseProducing()
+    assert not client.transport.half_closed
+    passes(client, 60, answering=True)
+    assert client.transport.half_closed
+
+
+def test_a_client_that_pings_and_does_not_read_is_aborted_before_its_answers_pile_up(peer, logged):
+    handler = Waiting()
+    client = peer(handler)
+    client.open({"n": 0})
+    client.transport.clear()
+    client.transport.producer.pauseProducing()
+    pings = 4096
+    sent = 0
+    while not client.transport.aborted:
+        client.protocol.dataReceived(PING * pings)
+        sent += pings
+    assert MAX_REPLIES < sent * len(PING) < MAX_REPLIES + 2 * pings * len(PING)
+    assert f"more than {MAX_REPLIES} bytes of answers" in str(handler.error)
+    ((level, _),) = logged
+    assert level is LogLevel.warn
+    size = len(client.transport.value())
+    client.protocol.dataReceived(PING * pings)
+    assert len(client.transport.value()) == size
+
+
+def test_a_client_that_pings_and_reads_is_answered_for_ever(peer):
+    client = peer(reading)
+    client.pump()
+    for _ in range(2 * MAX_REPLIES // 4096 // len(PING)):
+        client.transport.producer.pauseProducing()
+        client.protocol.dataReceived(PING * 4096)
+        client.transport.producer.resumeProducing()
+        assert len(client.of(PongReceived)) == 4096
+        client.events.clear()
+    assert not client.transport.aborted
+
+
+def test_messages_that_a_client_has_given_credit_for_may_wait(peer):
+    async def handler(flow, client):
+        for _ in range(100):
+            await client.message({"text": "x" * 60_000})
+
+    window = 2 * MAX_REPLIES
+    client = peer(handler, Limits(window_bytes=window))
+    client.pump()
+    client.transport.producer.pauseProducing()
+    flow = client.open({"n": 0})
+    client.protocol.dataReceived(PING)
+    assert not client.transport.aborted
+    client.end(flow)
+    assert client.result(flow).status == "success"
+
+
+@pytest.mark.parametrize("seconds", [4, 5, 6])
+def test_a_suspended_process_does_not_count_its_absence(peer, hand_reactor, seconds):
+    client = peer(reading, limits=Limits(frame_timeout=10.0, ping_interval=60.0))
+    client.open({"n": 0})
+    client.protocol.dataReceived(PING[:3])
+    passes(client, seconds)
+    hand_reactor.advance(7200.0)
+    assert not client.transport.half_closed
+    passes(client, 9.5)
+    assert not client.transport.half_closed
+    passes(client, 0.5)
+    assert client.transport.half_closed
+
+
+def test_a_refused_flow_is_an_answer_too(peer):
+    client = peer(Waiting(), max_handlers=1)
+    flows = [client.open(), client.open()]
+    (refused,) = client.of(ResultReceived)
+    assert (refused.flow_id, refused.error["code"]) == (flows[1], "busy")
+
+
+def test_a_deadline_is_kept_by_a_clock_that_nobody_sets(reactor, serve):
+    """
+    A timer that rings too early, since the wall clock was put forward, is set again.
+    """
+    released = threading.Event()
+    port = serve(lambda flow, client: released.wait(10))
+    conversation = StationClient("127.0.0.1", port, True).open({"n": 1}, timeout=600.0)
+    try:
+        rung = threading.Event()
+
+        def ring():
+            for call in reactor.getDelayedCalls():
+                owner = getattr(call.func, "__self__", None)
+                if getattr(owner, "_function", None) is not None:
+                    call.reset(0)
+            reactor.callLater(0.01, rung.set)
+
+        reactor.callFromThread(ring)
+        assert rung.wait(10)
+        released.set()
+        assert conversation.end() is True
+    finally:
+        released.set()
+        conversation.cancel()
