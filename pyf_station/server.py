@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,6 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
+from pyf.station.watch import Alarm
 from pyf.transport import Limits
 
 MAX_CLIENTS: Final = 10_000
@@ -30,8 +32,9 @@ MAX_THREADS: Final = 64
 MAX_COROUTINES: Final = 16_384
 """Handlers at once, where all run on the reactor."""
 
-STOP_GRACE: Final = 2.0
-"""Seconds that handlers have to return, and clients to close, once the server stops."""
+STOP_GRACE: Final = 1.5
+"""Seconds that handlers have to return, and clients to close, once their flows have been ended: a
+process whose handler is stuck goes within two."""
 
 _log: Final = Logger()
 
@@ -82,6 +85,7 @@ class FlowServer(Factory):
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._stopped: list[Deferred[None]] = []
+        self._broken_off = False
         self._hook: Any = None
 
     @property
@@ -103,7 +107,7 @@ class FlowServer(Factory):
 
     def startFactory(self) -> None:  # noqa: N802 - Twisted's name
         """Get ready: the first port is about to listen."""
-        self.stopping = False
+        self.stopping = self._broken_off = False
         if self._hook is None:
             trigger = self.reactor.addSystemEventTrigger
             self._hook = trigger("before", "shutdown", self._reactor_stops)
@@ -144,17 +148,35 @@ class FlowServer(Factory):
         """Turn new connections away, break off what is open, give handlers a moment to return.
 
         The Deferred fires once they have, and the clients have closed; after STOP_GRACE seconds at
-        the latest. It closes no port. Called by itself when the reactor stops.
+        the latest. It closes no port. For the reactor's thread.
         """
-        self.stopping = True
+        self.stopping = self._broken_off = True
         for connection in list(self.connections):
             connection.stop("the server is stopping")
         self._release_threads()
-        stopped: Deferred[None] = Deferred()
-        stopped.addTimeout(STOP_GRACE, self.reactor, onTimeoutCancel=self._grace_is_over)
-        self._stopped.append(stopped)
-        self._settle()
-        return stopped
+        return self._when_left(STOP_GRACE)
+
+    def drain(self, grace: float | None = None) -> Deferred[None]:
+        """Take no more clients and flows, let those that are open end; for the reactor's thread.
+
+        It closes the ports, tells every client that the server is draining, and closes connections
+        without a flow. What is left after *grace* seconds (``limits.drain_grace`` if not given) is
+        ended: handlers get FlowCancelled, and so do clients. The Deferred fires once all handlers
+        have returned and all clients have closed; STOP_GRACE seconds after the grace at the latest.
+
+        Called by itself when the reactor stops. Called again, the grace that ends first counts.
+        Raises ValueError for a *grace* that is negative or not finite.
+        """
+        if grace is None:
+            grace = self.limits.drain_grace
+        if not 0 <= grace < inf:
+            raise ValueError(f"a grace of {grace!r} seconds")
+        self.stopping = True
+        self._close_ports()
+        for connection in list(self.connections):
+            connection.drain("the server is draining")
+        end = Alarm(self.reactor, self.clock, grace, partial(self._end_flows, grace))
+        return self._when_left(grace + STOP_GRACE).addBoth(_cancelling, end)
 
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
@@ -180,11 +202,40 @@ class FlowServer(Factory):
 
     def _reactor_stops(self) -> Deferred[None]:
         self._hook = None
-        return self.stop()
+        return self.stop() if self._broken_off else self.drain()
 
-    def _grace_is_over(self, _result: object, _timeout: float) -> None:
+    def _close_ports(self) -> None:
+        # A port knows its factory, but a factory is not told of its ports.
+        get_readers = getattr(self.reactor, "getReaders", list)
+        for port in get_readers():
+            factory: Any = getattr(port, "factory", None)
+            while factory is not self and hasattr(factory, "wrappedFactory"):
+                factory = factory.wrappedFactory
+            if factory is self and hasattr(port, "stopListening"):
+                port.stopListening()
+
+    def _end_flows(self, grace: float) -> None:
+        why = f"the server is draining, and the grace of {grace:g} s is over (Limits.drain_grace)"
+        for connection in list(self.connections):
+            connection.end_flows(why)
+
+    def _when_left(self, seconds: float) -> Deferred[None]:
+        """Return what fires once all have gone, or *seconds* are over."""
+        left: Deferred[None] = Deferred()
+        self._stopped.append(left)
+        over = Alarm(self.reactor, self.clock, seconds, partial(self._grace_is_over, left))
+        left.addBoth(_cancelling, over)
+        self._settle()
+        return left
+
+    def _grace_is_over(self, left: Deferred[None]) -> None:
         for connection in list(self.connections):
             connection.abort()
+        if self.handlers:
+            _log.warn("{n} handlers have not returned, and nobody waits now", n=self.handlers)
+        self._release_threads()
+        self._stopped.remove(left)
+        left.callback(None)
 
     def _settle(self) -> None:
         """Let go of what nothing needs any more, once that is so."""
@@ -212,3 +263,9 @@ class FlowServer(Factory):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.adjustPoolsize(0, 0)
+
+
+def _cancelling(result: None, alarm: Alarm) -> None:
+    """Go on with *result*, without the alarm."""
+    alarm.cancel()
+    return result

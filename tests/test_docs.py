@@ -29,6 +29,7 @@ import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.client import LISTENER_EVENTS
 from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
+from pyf.transport.limits import MAX_REPLIES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -248,6 +249,13 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     """
     text = (DOCS / "howto" / "deploy.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| (.+?) \| (\d+) \|", text, re.MULTILINE))
+    for name, value in re.findall(r"`(\w+)`,? \(?([\d.]+)", text):
+        if value and hasattr(Limits(), name):
+            assert getattr(Limits(), name) == float(value)
+    assert Limits().drain_grace == 10
+    assert "`Limits.drain_grace` (10 s)" in text
+    assert MAX_REPLIES == 4 * 1024**2
+    assert "| 4 MiB |" in text
     assert list(map(int, table.values())) == [MAX_THREADS, MAX_COROUTINES, MAX_CLIENTS]
     assert Limits().window_bytes == 1024**2
     assert "`Limits.window_bytes` (1 MiB)" in text
@@ -255,8 +263,8 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     assert "`Limits.max_packet` (16 MiB)" in text
     assert Limits().window_packets == 32768
     assert "1 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert STOP_GRACE == 2
-    assert "Handlers have two seconds" in text
+    assert STOP_GRACE == 1.5
+    assert "Handlers have\n1.5 seconds" in text
 
 
 def test_every_event_of_listeners_is_explained() -> None:

@@ -1217,9 +1217,10 @@ def test_a_process_ends_when_its_reactor_stops_whatever_a_handler_waits_for(wait
         import socket, threading
         from twisted.internet import reactor
         from pyf.station import FlowServer, server
-        from pyf.transport import Connection, Role
+        from pyf.transport import Connection, Limits, Role
 
         server.STOP_GRACE = 0.5
+        limits = Limits(drain_grace=0.1)
 
         def handler(flow, client):
             next(flow)
@@ -1229,7 +1230,7 @@ def test_a_process_ends_when_its_reactor_stops_whatever_a_handler_waits_for(wait
             finally:
                 print("woken", flush=True)
 
-        port = reactor.listenTCP(0, FlowServer(handler), interface="127.0.0.1")
+        port = reactor.listenTCP(0, FlowServer(handler, limits=limits), interface="127.0.0.1")
         client = Connection(Role.CLIENT)
         client.open_flow({{}})
         with socket.create_connection(("127.0.0.1", port.getHost().port)) as connection:
