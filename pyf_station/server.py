@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
@@ -172,11 +172,12 @@ class FlowServer(Factory):
         if not 0 <= grace < inf:
             raise ValueError(f"a grace of {grace!r} seconds")
         self.stopping = True
-        self._close_ports()
+        closing = self._close_ports()
         for connection in list(self.connections):
             connection.drain("the server is draining")
         end = Alarm(self.reactor, self.clock, grace, partial(self._end_flows, grace))
-        return self._when_left(grace + STOP_GRACE).addBoth(_cancelling, end)
+        drained = self._when_left(grace + STOP_GRACE).addBoth(_cancelling, end)
+        return drained.addCallback(lambda _: closing)
 
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
@@ -204,7 +205,8 @@ class FlowServer(Factory):
         self._hook = None
         return self.stop() if self._broken_off else self.drain()
 
-    def _close_ports(self) -> None:
+    def _close_ports(self) -> Deferred[None]:
+        closing: list[Deferred[Any]] = []
         # A port knows its factory, but a factory is not told of its ports.
         get_readers = getattr(self.reactor, "getReaders", list)
         for port in get_readers():
@@ -212,7 +214,8 @@ class FlowServer(Factory):
             while factory is not self and hasattr(factory, "wrappedFactory"):
                 factory = factory.wrappedFactory
             if factory is self and hasattr(port, "stopListening"):
-                port.stopListening()
+                closing.append(maybeDeferred(port.stopListening))
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
     def _end_flows(self, grace: float) -> None:
         why = f"the server is draining, and the grace of {grace:g} s is over (Limits.drain_grace)"

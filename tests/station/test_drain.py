@@ -332,8 +332,8 @@ def exits(server):
     """
     The process goes by itself, and well.
     """
-    rest, _ = server.communicate(timeout=30)
-    assert (rest, server.returncode) == ("stopped\n", 0)
+    assert server.stdout.read() == "stopped\n"
+    assert server.wait(30) == 0
 
 
 def test_on_sigterm_an_idle_process_exits_at_once():
