@@ -144,6 +144,19 @@ def test_hello_tells_what_the_peer_takes(connect):
     )
 
 
+def test_whole_frames_are_counted_as_they_come(connect):
+    pair = connect(greet=False)
+    pair.client.ping(1)
+    data = b"".join(pair.client.data_to_send())
+    for part in (data[:-1], data[-1:]):
+        before = pair.server.frames_received
+        pair.server.receive_data(part)
+        while pair.server.next_event():
+            pass
+        assert pair.server.frames_received == before + 1
+        assert pair.server.mid_frame is (part != data[-1:])
+
+
 def test_a_server_says_nothing_before_the_client_does():
     assert Connection(SERVER).data_to_send() == []
 
