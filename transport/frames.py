@@ -136,7 +136,7 @@ class FrameParser:
 
     def __init__(self, max_packet: int, max_header: int) -> None:
         self._buffer = bytearray()
-        self.frames = 0
+        self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
             **_LENGTHS,
