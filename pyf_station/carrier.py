@@ -80,8 +80,8 @@ class StationProtocol(Protocol):
         else:
             server.connections.add(self)
             self._watch = Watch(
-                *(server.reactor, server.clock, self.limits, self._machine, self.transport),
-                ping=self._ping,
+                *(server.reactor, server.clock, self._machine, self.transport),
+                flush=self._flush,
                 give_up=self._give_up,
             )
 
@@ -255,10 +255,6 @@ class StationProtocol(Protocol):
             session.lose(error(session))
 
     # What the watch asks for
-
-    def _ping(self) -> None:
-        self._machine.ping(0)
-        self._flush()
 
     def _give_up(self, code: str, text: str) -> None:
         log = _log.info if code == "idle_timeout" else _log.warn

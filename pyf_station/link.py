@@ -19,14 +19,12 @@ from math import inf
 from operator import call
 from typing import Any
 
-from pyf.station.outcome import refusal
-from pyf.station.wire import Wire, deadline_error
+from pyf.station.outcome import lost, refusal
+from pyf.station.wire import Wire, deadline_error, set_user_timeout
 from pyf.transport import (
     Connection,
-    ConnectionLost,
     Limits,
     LocalProtocolError,
-    OutcomeUnknown,
     Packet,
     PacketError,
     RemoteProtocolError,
@@ -39,11 +37,13 @@ from pyf.transport.events import (
     CreditReceived,
     Event,
     GoAwayReceived,
+    HelloReceived,
     PacketsReceived,
     PongReceived,
     ResultReceived,
 )
 from pyf.transport.frames import Batch
+from pyf.transport.patience import Patience
 from pyf.transport.states import FlowState
 
 TICK = 0.004
@@ -66,7 +66,8 @@ _Selector: type[selectors.BaseSelector] = getattr(
 class Link:
     """One connection with one flow, on a connected socket that it takes over.
 
-    *deadline* is when, by the monotonic clock, the *timeout* of the call is over.
+    *deadline* is when, by the monotonic *clock*, the *timeout* of the call is over. A server that
+    is silent, or slow beyond the limits, breaks the link, whichever thread happens to wait for it.
 
     For one thread at a time, but for ``cancel``, ``abort`` and ``close``, which may also come from
     wherever the garbage collector runs. Methods that begin with ``_keep`` are the keeper's.
@@ -78,6 +79,7 @@ class Link:
         limits: Limits,
         timeout: float | None = None,
         deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pending: deque[bytes] = deque()
         """Encoded packets that have not left yet."""
@@ -102,6 +104,8 @@ class Link:
         self._lingering = False
         self._gone_away = ""
         self._wire = Wire(sock)
+        self._clock = clock
+        self._patience = Patience(self._machine, lambda: self._wire.writes, clock())
         self._broken: StationError | None = None
         self._spoiled: PacketError | None = None
         self._torn = False
@@ -200,9 +204,9 @@ class Link:
         At the most for ``Limits.close_timeout``: it has been given to the system already. Raises as
         ``send`` does.
         """
-        until = time.monotonic() + self._limits.close_timeout
+        until = self._clock() + self._limits.close_timeout
         self._turn(lambda: self._machine.ping(0))
-        while not self._ponged and self.result is None and time.monotonic() < until:
+        while not self._ponged and self.result is None and self._clock() < until:
             self.wait(until)
 
     def wait(self, until: float | None = None) -> None:
@@ -212,7 +216,7 @@ class Link:
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded if the time given to the call is over."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._deadline is not None and self._clock() >= self._deadline:
             raise deadline_error(self.timeout or 0.0)
 
     def take_messages(self) -> list[Packet]:
@@ -228,8 +232,7 @@ class Link:
         except RemoteProtocolError as error:
             with self._lock:
                 self._machine.fail(error)
-                self._broken = error
-                self._write()
+                self._break(error)
             raise
         with self._lock:
             self._machine.consume(self._flow_id, batch.packets, batch.size)
@@ -295,16 +298,16 @@ class Link:
 
         Its result says so. A socket closed before could take the word back with a reset.
         """
-        until = time.monotonic() + LAST_WORD
+        until = self._clock() + LAST_WORD
         while self._lingering:
             with self._lock:
                 self._waiting = True
                 self._service()
                 self._messages.clear()
                 closed = self._machine.flow_state(self._flow_id) is FlowState.CLOSED
-                left = until - time.monotonic()
+                left = until - self._clock()
                 self._lingering = self._broken is None and not closed and left > 0
-                self._watch(self._selector)
+                self._wire.watch(self._selector)
             if self._lingering:
                 self._selector.select(left)
 
@@ -357,18 +360,16 @@ class Link:
 
     def _wait(self, until: float | None) -> None:
         """Wait until the socket can be read (or written, if something is unsent), or a time."""
-        seconds = None
-        if until is not None or self._deadline is not None:
-            self.check_deadline()
-            until = min(inf if until is None else until, self._deadline or inf)
-            seconds = max(0.0, until - time.monotonic())
+        self.check_deadline()
+        until = min(inf if until is None else until, self._deadline or inf)
         try:
             with self._lock:
                 if self._fresh or self._broken is not None:
                     return  # What is waited for may have come after it was looked for.
                 self._waiting = True
-                self._watch(self._selector)
-            self._selector.select(seconds)
+                self._wire.watch(self._selector)
+                until = min(until, self._patience.due)
+            self._selector.select(max(0.0, until - self._clock()))
         finally:
             with self._lock:
                 self._waiting = False
@@ -376,24 +377,42 @@ class Link:
                 if self._resting:
                     self._wake()
 
-    def _watch(self, selector: selectors.BaseSelector) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wire.unsent else 0)
-        if selector.get_key(self._wire.socket).events != events:
-            selector.modify(self._wire.socket, events)
-
     def _service(self) -> None:
         """Write and read what can be without waiting."""
         self._write()
-        if self._read():
+        now = self._clock()
+        if self._read(now):
             self._fresh = True
             self._write()
         elif self._wire.failure and self._broken is None:
             self._broken = self._lost(self._wire.failure)
+        patience = self._patience
+        if self._wire.unsent is not patience.is_stuck:
+            patience.stuck(now) if self._wire.unsent else patience.unstuck()
+        if now >= patience.due:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Do what is due where the server is silent or slow, all that has come being read."""
+        if self._broken is not None:
+            self._patience.due = inf
+            return
+        overdue = self._patience.look(now)
+        self._write()
+        if overdue is not None:
+            self._machine.go_away(overdue.code, overdue.text)
+            self._break(self._lost(overdue.text, option=overdue.option, limit=overdue.limit))
+
+    def _break(self, error: StationError) -> None:
+        """Go no further, and let the server hear of it: user code may run for long."""
+        self._broken = error
+        self._write()
+        self._wire.give_up(str(error))
 
     def _write(self) -> None:
         self._wire.write(self._machine.data_to_send)
 
-    def _read(self) -> bool:
+    def _read(self, now: float) -> bool:
         """Take what has come; return whether anything has."""
         if self._broken is not None or self._wire.ending:
             return False
@@ -408,7 +427,8 @@ class Link:
             while event := self._machine.next_event():
                 self._handle(event)
         except RemoteProtocolError as error:
-            self._broken = error
+            self._break(error)
+        self._patience.received(now)
         return True
 
     def _handle(self, event: Event) -> None:
@@ -422,6 +442,9 @@ class Link:
                 self.result = event
             case PongReceived():
                 self._ponged = True
+            case HelloReceived():
+                seconds = self._patience.greeted(event.min_ping_interval, self._clock())
+                set_user_timeout(self._wire.socket, seconds)
             case GoAwayReceived(last_flow=last_flow) if last_flow < self._flow_id:
                 self._broken = refusal(event)
             case GoAwayReceived(message=message):
@@ -431,13 +454,9 @@ class Link:
             case _:
                 pass
 
-    def _lost(self, reason: str) -> ConnectionLost:
-        facts = {"sent": self.sent, "consumed": self.consumed}
-        if self._ended:
-            text = f"all {self.sent} packets were sent, but their result never came: {reason}"
-            return OutcomeUnknown(text, **facts)
-        text = f"the connection was lost after {self.sent} packets: {reason}"
-        return ConnectionLost(text, **facts)
+    def _lost(self, reason: str, **facts: Any) -> StationError:
+        facts.update(sent=self.sent, consumed=self.consumed)
+        return lost(reason, whole=self._ended, **facts)
 
     # The keeper
 
@@ -454,7 +473,7 @@ class Link:
         with _Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
-                tick = None if self._resting else TICK if self._haste else PARKED
+                tick = self._rest()
                 woken = any(key.fileobj is self._wake_receiver for key, _ in selector.select(tick))
                 with self._lock:
                     if woken:
@@ -470,8 +489,19 @@ class Link:
                         guarding = not self._waiting
                     if guarding:
                         self._keep_going()
-                    self._keep_watch(selector, watching=guarding)
+                    elif self._clock() >= self._patience.due:
+                        self._service()
+                    if guarding and self._broken is None and not self._wire.ending:
+                        self._wire.watch(selector)
+                    else:
+                        self._wire.unwatch(selector)
         self._keep_farewell()
+
+    def _rest(self) -> float | None:
+        """Return the seconds until the keeper has to look, None where the user's thread does."""
+        until = inf if self._resting and self._waiting else self._patience.due - self._clock()
+        seconds = min(until, inf if self._resting else TICK if self._haste else PARKED)
+        return None if seconds == inf else max(0.0, seconds)
 
     def _keep_going(self) -> None:
         # A source that has stopped in a burst is to be asked for no more than it is at.
@@ -481,15 +511,6 @@ class Link:
         except PacketError as error:
             self._spoiled = error  # For the user's thread to raise.
         self._service()
-
-    def _keep_watch(self, selector: selectors.BaseSelector, *, watching: bool) -> None:
-        watched = self._wire.socket in selector.get_map()
-        if watching and self._broken is None and not self._wire.ending:
-            if not watched:
-                selector.register(self._wire.socket, selectors.EVENT_READ)
-            self._watch(selector)
-        elif watched:
-            selector.unregister(self._wire.socket)
 
     def _keep_farewell(self) -> None:
         with self._lock:

@@ -62,7 +62,7 @@ ROOMS = (
     ),
     Room(
         "one machine for both roles; a flow in a file",
-        ("pyf.transport.record", "pyf.transport.connection"),
+        ("pyf.transport.record", "pyf.transport.patience", "pyf.transport.connection"),
     ),
     Room(
         "rules",
