@@ -132,6 +132,11 @@ class StationProtocol(Protocol):
         self._machine.consume(flow_id, packets, size)
         self._flush()
 
+    def send_stop(self, flow_id: int) -> None:
+        """Ask the client for no more packets of the flow."""
+        self._machine.stop(flow_id)
+        self._flush()
+
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close. Does nothing where that is done."""
         if not self._leaving:

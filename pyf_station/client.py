@@ -222,18 +222,18 @@ class StationClient:
             cut = link.sent - before < count
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
             count = min(count, BATCH_PACKETS, max(1, BATCH_BYTES // link.packet_size))
-        if ended:
-            link.end()
-        else:
+        if not ended:
             _close(source)  # The handler wants no more.
+            link.forget_pending()
+        link.end()
 
     def _await_credit(self, link: Link, progress: _Progress) -> Generator[Value, None, int]:
         """Wait until a packet may be sent: before, the source is not even asked.
 
-        Return how many may be; none once a result has come.
+        Return how many may be; none once the handler wants no more.
         """
         link.check_deadline()
-        while link.result is None and not link.room():
+        while link.wanted and not link.room():
             yield from self._messages(link, progress)
             link.wait()
         return link.room()

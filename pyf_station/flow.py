@@ -40,7 +40,12 @@ class _Reader:
         return self._session.consumed
 
     def close(self) -> None:
-        """Take no more of the flow: iteration ends here, what has come unread is dropped."""
+        """Take no more of the flow: iteration ends here, what has come unread is dropped.
+
+        The client closes its generator, and waits for the result.
+        """
+        if not self._ended:
+            self._session.stop()
         self._ended, self._ending = True, None
         self._session.drop()
 

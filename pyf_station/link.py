@@ -36,6 +36,7 @@ from pyf.transport.events import (
     ConnectionClosed,
     CreditReceived,
     Event,
+    FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
@@ -85,6 +86,8 @@ class Link:
         """Encoded packets that have not left yet."""
         self.result: ResultReceived | None = None
         """The server's last word, once it has come."""
+        self.wanted: bool = True
+        """Whether the handler takes more packets."""
         self.sent: int = 0
         """Packets that have left."""
         self.consumed: int = 0
@@ -169,18 +172,18 @@ class Link:
         """Give what credit allows of ``pending`` to the socket; return whether all of it has left.
 
         Until then take what comes back, and wait: a handler that waits for its messages to be
-        taken reads no packets. True also where a result has come: the rest is not wanted.
+        taken reads no packets. True also where the rest is not wanted.
 
         Raises ConnectionLost, DeadlineExceeded, PacketTooLarge, RemoteProtocolError,
         LocalProtocolError or FlowRefused.
         """
         self._turn(self._send_some)
-        return self.result is not None or not (self.pending or self._wire.unsent)
+        return not (self.wanted and (self.pending or self._wire.unsent))
 
     def room(self) -> int:
         """Return for how many packets there is credit, of the size that they had of late."""
         with self._lock:
-            if self.result is not None:
+            if not self.wanted:
                 return 0
             packets, size = self._machine.room(self._flow_id)
         return min(packets, max(1, size // self.packet_size)) if size else 0
@@ -347,7 +350,7 @@ class Link:
     def _send_some(self) -> None:
         if self._spoiled is not None:
             raise self._spoiled
-        if self.pending and self.result is None:
+        if self.pending and self.wanted:
             try:
                 self._machine.send_packets(self._flow_id, self.pending)
             finally:
@@ -437,9 +440,12 @@ class Link:
                 self._messages.append(batch)
             case CreditReceived(consumed=consumed):
                 self.consumed = consumed
+            case FlowStopped():
+                self.wanted = False
             case ResultReceived():
                 self.consumed = event.consumed
                 self.result = event
+                self.wanted = False
             case PongReceived():
                 self._ponged = True
             case HelloReceived():

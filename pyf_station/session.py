@@ -79,6 +79,10 @@ class Carrier(Protocol):
         """Count packets as taken by the handler."""
         ...
 
+    def send_stop(self, flow_id: int) -> None:
+        """Ask the client for no more packets."""
+        ...
+
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close the connection."""
         ...
@@ -284,6 +288,11 @@ class Session:
     def report_consumed(self, packets: int, size: int) -> None:
         """Count packets as taken by the handler. Callable from any thread."""
         self.carrier.call_soon(lambda: self.carrier.consume(self.flow_id, packets, size))
+
+    def stop(self) -> None:
+        """Ask the client for no more packets. Callable from any thread."""
+        if not self.whole:
+            self.carrier.call_soon(lambda: self.carrier.send_stop(self.flow_id))
 
     def drop(self) -> None:
         """Forget what has been decoded and not taken. Callable from any thread."""

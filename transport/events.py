@@ -78,6 +78,11 @@ class FlowAbandoned(FlowEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStopped(FlowEvent):
+    """The server takes no more packets of the flow; its result is still to come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultReceived(FlowEvent):
     """The server's last word on a flow."""
 

@@ -329,6 +329,7 @@ class FakeCarrier:
         self.messages: list[bytes] = []
         self.results: list[tuple[int, int, dict[str, Any]]] = []
         self.consumed: list[tuple[int, int, int]] = []
+        self.stopped: list[int] = []
         self.broken: list[Exception] = []
         self._calls = HandReactor()
         self.turn = self._calls.turn
@@ -348,6 +349,9 @@ class FakeCarrier:
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         self.consumed.append((flow_id, packets, size))
+
+    def send_stop(self, flow_id: int) -> None:
+        self.stopped.append(flow_id)
 
     def break_off(self, error: Exception) -> None:
         self.broken.append(error)

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def make() -> Iterator[Callable[..., Pair]]:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**18)
             theirs, _ = listener.accept()
         sockets.append(theirs)
-        options = {} if clock is None else {"clock": clock}
+        options: Any = {} if clock is None else {"clock": clock}
         link = Link(ours, limits or Limits(), **options)
         pairs.append(Pair(link, Peer(theirs, peer_limits or limits), clock))
         link.open({"n": 0}, waits=True)
