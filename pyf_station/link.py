@@ -7,11 +7,13 @@ on the socket waits outside it.
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -62,6 +64,18 @@ _call: Any = call  # Its type has too many variables for pyright.
 _Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for link in list(_links):
+        link.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Link:
@@ -127,6 +141,7 @@ class Link:
         self._keeper: threading.Thread | None = None
         self._wake_receiver: socket.socket | None = None
         self._wake_sender: socket.socket | None = None
+        _links.add(self)
 
     # The flow
 
@@ -320,6 +335,19 @@ class Link:
         for sock in (self._wake_receiver, self._wake_sender):
             if sock is not None:
                 sock.close()
+
+    def disown(self) -> None:
+        """Leave the connection to the process that this one was forked from.
+
+        That has the keeper, and its close is none as long as another process has the socket open.
+        """
+        self._lock = threading.Lock()  # Another thread, which is not here, may have held it.
+        self._lingering, self._last_words = False, None
+        text = "the flow belongs to the process that opened it, from which this one was forked"
+        self._broken = LocalProtocolError(text, code="forked")
+        self.result = None
+        self._wire.failure = self._wire.ending = text
+        self._release()
 
     # The socket
 
