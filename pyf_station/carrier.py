@@ -12,8 +12,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pyf.station.scarcity import mind
 from pyf.station.session import Session
-from pyf.station.watch import Alarm, Watch
+from pyf.station.watch import Alarm, Watch, innermost
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -72,6 +73,7 @@ class StationProtocol(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
+        mind(getattr(innermost(self.transport), "server", None), server.reactor, server.clock)
         if server.stopping:
             self._leave("draining", "the server is stopping")
         elif len(server.connections) >= server.max_clients:

@@ -95,7 +95,7 @@ class Watch:
     def greeted(self, min_ping_interval: float) -> None:
         """Note that the client's HELLO came, and how often it takes a PING."""
         seconds = self._patience.greeted(min_ping_interval, self._clock())
-        get_handle = getattr(_innermost(self._transport), "getHandle", None)
+        get_handle = getattr(innermost(self._transport), "getHandle", None)
         if get_handle is not None:
             set_user_timeout(get_handle(), seconds)
         self._arm()
@@ -150,7 +150,7 @@ class Watch:
             self._set(0.0, sure=True)
 
 
-def _innermost(transport: Any) -> Any:
+def innermost(transport: Any) -> Any:
     """Return the transport that has the socket, beneath TLS."""
     while (inner := getattr(transport, "transport", None)) is not None:
         transport = inner
@@ -159,5 +159,5 @@ def _innermost(transport: Any) -> Any:
 
 def _progress(transport: Any) -> tuple[int, object]:
     """Return what changes whenever bytes leave; a transport that doesn't tell never changes."""
-    transport = _innermost(transport)
+    transport = innermost(transport)
     return len(getattr(transport, "dataBuffer", b"")), getattr(transport, "offset", 0)

@@ -53,6 +53,7 @@ ROOMS = (
             "pyf.station.flow",
             "pyf.station.carrier",
             "pyf.station.watch",
+            "pyf.station.scarcity",
             "pyf.station.session",
             "pyf.station.conversation",
             "pyf.station.link",
