@@ -27,7 +27,8 @@ class Port:
 
     def __init__(self) -> None:
         self.other: list[Any] = []
-        self._logger = Logger("port", observer=self.other.append)
+        observer: Any = self.other.append
+        self._logger: Any = Logger("port", observer=observer)
         self.reading = True
         self.connected = True
 

@@ -60,8 +60,8 @@ class Model:
             case FlowEnded() | FlowAborted() | FlowAbandoned():
                 self.told.append(WORDS[type(event)])
                 assert self.told == self.said[: len(self.told)]
-                whole = isinstance(event, FlowAbandoned) or self.stopped
-                assert whole or self.heard[role] == event.count == self.sent[Role.CLIENT]
+                if not isinstance(event, FlowAbandoned) and not self.stopped:
+                    assert self.heard[role] == event.count == self.sent[Role.CLIENT]
             case FlowStopped():
                 assert self.stopped
             case ResultReceived(value=value, consumed=consumed):
@@ -198,6 +198,6 @@ def test_two_machines_keep_what_is_promised_whatever_the_wire_does() -> Any:
             stateful_step_count=STEPS,
             database=None,
             deadline=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
