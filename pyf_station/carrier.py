@@ -199,6 +199,7 @@ class StationProtocol(Protocol):
     def _opened(self, event: FlowOpened) -> None:
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
+        session.length_hint = event.length_hint
         self._sessions[event.flow_id] = session
         if not self._server.start(session):
             limit = self._server.max_handlers

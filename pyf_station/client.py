@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Literal, Self
 
 from pyf.station.conversation import Conversation
+from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
 from pyf.station.wire import connect
@@ -159,7 +160,7 @@ class StationClient:
         if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             text = f"a flow is an iterable of Packets or dicts, not a {type(flow).__qualname__}"
             raise TypeError(text)
-        progress = _Progress()
+        progress = _Progress(known_length(flow))
         return Call(self._steps(iter(flow), header, timeout, waits, progress), progress)
 
     def _steps(
@@ -174,7 +175,7 @@ class StationClient:
         link = None
         try:
             progress.link = link = self._connect(timeout)
-            link.open(header, waits=waits)
+            link.open(header, waits=waits, length_hint=progress.length_hint)
             yield from self._send_flow(link, source, progress)
             yield from self._receive(link, waits, progress)
         except BaseException as error:
@@ -280,8 +281,9 @@ class StationClient:
 class _Progress:
     """How far a call is."""
 
-    def __init__(self) -> None:
+    def __init__(self, length_hint: int | None) -> None:
         self.link: Link | None = None
+        self.length_hint: int | None = length_hint
         self.received: int = 0
         self._told = 0
 
@@ -320,6 +322,11 @@ class Call(Iterator[Value]):
     def received(self) -> int:
         """Packets that have come back."""
         return self._progress.received
+
+    @property
+    def length_hint(self) -> int | None:
+        """Packets that the flow will probably have; None if it doesn't know its length."""
+        return self._progress.length_hint
 
     def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps

@@ -145,13 +145,15 @@ class Link:
 
     # The flow
 
-    def open(self, header: dict[str, Any] | None, *, waits: bool) -> None:
+    def open(
+        self, header: dict[str, Any] | None, *, waits: bool, length_hint: int | None = None
+    ) -> None:
         """Open the flow, and start the keeper. What is to be sent leaves with the first packets,
         or two TICKs later.
 
         Raises PacketError for a header that cannot travel.
         """
-        self._flow_id = self._machine.open_flow(header, self.timeout, waits)
+        self._flow_id = self._machine.open_flow(header, self.timeout, waits, length_hint)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)

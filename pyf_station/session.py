@@ -103,6 +103,8 @@ class Session:
         """The header, once it is known."""
         self.inbox: Inbox = inbox
         self.identity: object = None
+        self.length_hint: int | None = None
+        """Packets that the client expects to send, where it knows."""
         self.ending: StationError | None = None
         """Why the flow ended before its time, once it has."""
         self.whole: bool = False

@@ -113,15 +113,17 @@ class Connection:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         waits: bool = True,
+        length_hint: int | None = None,
     ) -> int:
         """Open a flow and return its number. Without *header*, its first packet is the header.
 
         *timeout* is what the client gives the whole call, in seconds. A client that doesn't wait
-        for the result (*waits*) may close the connection behind its END.
+        for the result (*waits*) may close the connection behind its END. *length_hint* is how many
+        packets the flow will probably have.
 
         Raises FlowRefused where no more flows can be opened, PacketError if *header* cannot travel
         (before the peer's HELLO, one of more than ``INITIAL_BYTES`` cannot), ValueError for a
-        timeout that is negative or not finite.
+        timeout that is negative or not finite, or a length that is negative.
         """
         self._check_sender(FrameType.OPEN)
         if (
@@ -134,7 +136,7 @@ class Connection:
             size = len(codec.encode_packet(header))
             if size > self._peer_max_header:
                 raise _too_large(size, self._peer_max_header, "max_header")
-        payload = payloads.encode_open(header, timeout, waits)
+        payload = payloads.encode_open(header, timeout, waits, length_hint)
         flow = self._add_flow(self._last_flow + 1)
         self._send(flow, FrameType.OPEN, payload)
         return flow.id
@@ -338,7 +340,7 @@ class Connection:
         if frame.flow <= self._last_flow:
             text = f"flow {frame.flow} is opened after flow {self._last_flow}"
             raise RemoteProtocolError(text, code="flow_number")
-        header, timeout, waits = payloads.decode_open(frame.payload)
+        says = payloads.decode_open(frame.payload)
         flow = self._add_flow(frame.flow)
         flow.state = advance_flow(flow.state, FrameType.OPEN)
         limit, count = self.limits.max_flows, len(self._flows)
@@ -353,7 +355,7 @@ class Connection:
             code = "too_many_flows"
             text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
         else:
-            return FlowOpened(flow_id=flow.id, header=header, timeout=timeout, waits=waits)
+            return FlowOpened(flow_id=flow.id, **says._asdict())
         self.finish(flow.id, 0, "refused", code=code, message=text)
         return None
 

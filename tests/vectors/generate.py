@@ -225,8 +225,10 @@ def hello(magic: bytes = b"PyF!", least: int = 1, most: int = 1, **changes: Any)
     return frame("HELLO", 0, magic + bytes([least, most]) + pack(record(**fields)))
 
 
-def opening(flow: int, header: Any = None, timeout: Any = None, waits: Any = True) -> bytes:
-    return frame("OPEN", flow, pack(record(header=header, timeout=timeout, waits=waits)))
+def opening(
+    flow: int, header: Any = None, timeout: Any = None, waits: Any = True, **more: Any
+) -> bytes:
+    return frame("OPEN", flow, pack(record(header=header, timeout=timeout, waits=waits, **more)))
 
 
 def batch(kind: str, flow: int, first: int, *packets: Any) -> bytes:
@@ -268,10 +270,21 @@ def frames() -> list[dict[str, Any]]:
         (
             "OPEN",
             1,
-            {"header": HEADER, "timeout": five, "waits": False},
+            {"header": HEADER, "timeout": five, "waits": False, "length_hint": None},
             opening(1, HEADER, five, waits=False),
         ),
-        ("OPEN", 2**32 - 1, {"header": None, "timeout": None, "waits": True}, opening(2**32 - 1)),
+        (
+            "OPEN",
+            2**32 - 1,
+            {"header": None, "timeout": None, "waits": True, "length_hint": None},
+            opening(2**32 - 1),
+        ),
+        (
+            "OPEN",
+            2,
+            {"header": None, "timeout": None, "waits": True, "length_hint": number(10000)},
+            opening(2, length_hint=number(10000)),
+        ),
         ("DATA", 1, {"first": 0, "packets": [ROW, HEADER]}, batch("DATA", 1, 0, ROW, HEADER)),
         ("MESSAGE", 1, {"first": 2**40, "packets": [ROW]}, batch("MESSAGE", 1, 2**40, ROW)),
         ("END", 1, {"count": 2**40}, end(1, 2**40)),
@@ -403,6 +416,18 @@ def breaches() -> list[dict[str, Any]]:
         "a timeout that is an int": (hello() + opening(1, None, number(5)), "malformed_value"),
         "a timeout of nan": (
             hello() + opening(1, None, {"float": "7ff8000000000000"}),
+            "malformed_value",
+        ),
+        "a length that is negative": (
+            hello() + opening(1, length_hint=number(-1)),
+            "malformed_value",
+        ),
+        "a length beyond 64 bits": (
+            hello() + opening(1, length_hint=number(2**64)),
+            "malformed_value",
+        ),
+        "a length that is a float": (
+            hello() + opening(1, length_hint={"float": "4014000000000000"}),
             "malformed_value",
         ),
         "an opening with an unknown extension": (
