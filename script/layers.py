@@ -31,6 +31,7 @@ ROOMS = (
         (
             "pyf.station.__main__",
             "pyf.station.cli",
+            "pyf.station.progress",
             "pyf.station.embed",
             "pyf.station.testing",
             "pyf.station.testing.fixtures",
@@ -59,6 +60,7 @@ ROOMS = (
             "pyf.station.link",
             "pyf.station.outcome",
             "pyf.station.wire",
+            "pyf.station.length",
         ),
     ),
     Room(
