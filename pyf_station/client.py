@@ -334,6 +334,14 @@ class Call(Iterator[Value]):
     def __next__(self) -> Value:
         return next(self._steps)
 
+    def cancel(self) -> None:
+        """Tell the handler that the flow is given up, from within its generator, which then raises.
+
+        What it raises is not told any more.
+        """
+        if self._progress.link is not None:
+            self._progress.link.cancel()
+
     def close(self) -> None:
         """Give the flow up: its generator is closed, and the handler told.
 
