@@ -42,6 +42,7 @@ ROOMS = (
             "pyf.station.cli.source",
             "pyf.station.cli.common",
             "pyf.station.service",
+            "pyf.station.service",
             "pyf.station.files",
             "pyf.station.ndjson",
             "pyf.station.progress",

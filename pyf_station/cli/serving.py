@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import traceback
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,20 @@ from pyf.station.cli.supervisor import Supervisor
 from pyf.station.files import Receiver
 from pyf.station.handlers import Handler
 from pyf.station.server import MAX_CLIENTS, STOP_GRACE, FlowServer
+from pyf.station.service import DEFAULT_ENDPOINT, HandlerNotFound, load_handler
 
-DEFAULT_ENDPOINT = "tcp:6789:interface=127.0.0.1"
 SHARED = ("tcp", "tcp6", "systemd")
 """Endpoints whose socket can be shared by workers."""
 
 
-def load_handler(name: str) -> Handler:
-    """Return what ``module:name`` names, found from the current folder.
-
-    Raises click's errors.
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise click.BadParameter(f"{name!r} is not MODULE:NAME", param_hint="HANDLER")
-    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds texts
-        sys.path.insert(0, here)
+def handler_of(name: str) -> Handler:
+    """Return what ``module:name`` names; raises click's errors."""
     try:
-        start: Any = importlib.import_module(module)
-        found: Handler = reduce(getattr, attribute.split("."), start)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            text = f"there is no module {module!r}, from {here} or installed"
-            raise click.BadParameter(text, param_hint="HANDLER") from error
-        raise _broken(module, error) from error
-    except AttributeError as error:
-        if traceback.extract_tb(error.__traceback__)[-1].filename == __file__:
-            text = f"{module} has no {attribute!r}"
-            raise click.BadParameter(text, param_hint="HANDLER") from error
-        raise _broken(module, error) from error
+        return load_handler(name)
+    except HandlerNotFound as error:
+        raise click.BadParameter(str(error), param_hint="HANDLER") from error
     except Exception as error:
-        raise _broken(module, error) from error
-    return found
+        raise _broken(name.partition(":")[0], error) from error
 
 
 def _broken(module: str, error: Exception) -> common.Failure:
@@ -110,7 +90,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
 
 def _serve(options: dict[str, Any]) -> int:
     reactor = running.the_reactor(options["reactor"])
-    handler = load_handler(options["handler"])
+    handler = handler_of(options["handler"])
     try:
         server = FlowServer(
             handler,

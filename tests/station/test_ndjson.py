@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyf.station import ndjson
@@ -28,9 +30,10 @@ LEAVES = st.one_of(
     st.uuids(),
 )
 KEYS = st.sampled_from([*ndjson.TAGS, "$other", "a", ""])
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=6)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(KEYS, VALUES, max_size=3).filter(lambda packet: len(packet) != 1))
 def test_a_packet_comes_back(packet):
     """
@@ -120,3 +123,12 @@ def test_empty_lines_are_skipped_and_counted():
     assert list(ndjson.read(lines)) == [{"n": 1}, {"n": 2}]
     with pytest.raises(ValueError, match="x:3: "):
         list(ndjson.read([b"\n", b"\n", b"?"], "x"))
+
+
+def test_the_guide_has_every_tag():
+    """
+    The table in the guide to the command line is complete.
+    """
+    guide = Path(__file__).resolve().parents[2] / "docs" / "howto" / "command-line.md"
+    rows = re.findall(r"^\| `(\$\w+)` \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(ndjson.TAGS)
