@@ -24,6 +24,7 @@ LOCAL = "tcp:0:interface=127.0.0.1"
 
 
 def handler(flow, client):
+    client.message({"began": True})
     return sum(1 for _ in flow)
 
 
@@ -65,6 +66,7 @@ def test_stopping_drains(service, in_reactor, reactor):
     stopped: list[Deferred[None]] = []
     with StationClient("127.0.0.1", port).open(header={}) as flow:
         flow.send({"n": 1})
+        assert flow.receive(10)
         in_reactor(lambda: stopped.append(running.stopService()))
         assert not stopped[0].called
         assert flow.end() == 2

@@ -16,6 +16,7 @@ HANDLERS = """
 import os
 
 def count(flow, client):
+    client.message({"began": True})
     return [VERSION, sum(1 for _ in flow), os.getpid()]
 
 class Deep:
@@ -52,6 +53,7 @@ def test_sigterm_lets_open_flows_end(start):
     client = StationClient("127.0.0.1", process.port())
     with client.open(header={}) as flow:
         flow.send({"n": 1})
+        assert flow.receive(10)
         process.popen.send_signal(signal.SIGINT)
         process.hear("draining; Ctrl-C again breaks off")
         assert flow.end()[:2] == [1, 2]
@@ -83,7 +85,7 @@ def test_changed_code_is_served_on_the_same_port(start, module):
         module.write_text(HANDLERS.replace("VERSION", text))
         process.hear("served.py changed: starting anew")
         if version is None:
-            process.hear("cannot import served: .*served.py:5: SyntaxError")
+            process.hear("cannot import served: .*served.py:6: SyntaxError")
     assert client.send([{}])[0] == 2
     assert process.end()[0] == 0
 
