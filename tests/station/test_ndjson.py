@@ -30,7 +30,9 @@ LEAVES = st.one_of(
     st.uuids(),
 )
 KEYS = st.sampled_from([*ndjson.TAGS, "$other", "a", ""])
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=6)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=6
+)
 
 
 @settings(max_examples=40)
