@@ -5,7 +5,7 @@ Needs the extra ``pyf.station[progress]``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
@@ -15,13 +15,13 @@ Update = Callable[[int], object]
 
 
 @contextmanager
-def _tqdm(total: int | None, options: dict[str, Any]) -> Iterator[Update]:
+def _tqdm(total: int | None, options: dict[str, Any]) -> Generator[Update]:
     with tqdm(total=total, **{"unit": " packets", **options}) as shown:
         yield lambda position: shown.update(position - shown.n)
 
 
 @contextmanager
-def _rich(total: int | None, options: dict[str, Any]) -> Iterator[Update]:
+def _rich(total: int | None, options: dict[str, Any]) -> Generator[Update]:
     from rich.progress import Progress
 
     description = options.pop("description", "packets")

@@ -23,6 +23,7 @@ DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
 
 _from_string: Final[Any] = endpoints.serverFromString
 _Options: Final[Any] = usage.Options
+_Service: Final[Any] = Service
 _Services: Final[Any] = MultiService
 _EndpointService: Final[Any] = StreamServerEndpointService
 
@@ -55,10 +56,10 @@ def load_handler(name: str) -> Handler:
     return handler
 
 
-class _Listening(_EndpointService):  # type: ignore[misc]
+class _Listening(_EndpointService):
     def stopService(self) -> Any:  # noqa: N802 - Twisted's name
         """Close the port, unless the server has, as it drains: one that is asked twice fails."""
-        Service.stopService(self)  # type: ignore[no-untyped-call]
+        _Service.stopService(self)
         self._waitingForPort.cancel()
         return self._waitingForPort.addCallback(_close)
 
@@ -67,7 +68,7 @@ def _close(port: Any) -> Any:
     return None if port is None or getattr(port, "disconnecting", False) else port.stopListening()
 
 
-class StationService(_Services):  # type: ignore[misc]
+class StationService(_Services):
     """Serves flows with *server*, on the given *endpoints*, for as long as the service runs.
 
     Endpoints are strings or Twisted's objects. Stopping it drains: what stopService returns fires
@@ -91,7 +92,7 @@ class StationService(_Services):  # type: ignore[misc]
         return drained.addCallback(lambda _: stopped).addCallback(lambda _: None)
 
 
-class Options(_Options):  # type: ignore[misc]
+class Options(_Options):
     """What ``twist pyf-station`` takes."""
 
     synopsis = "[options] --handler MODULE:NAME"

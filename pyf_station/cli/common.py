@@ -109,7 +109,7 @@ class Bound(click.ParamType[Any]):
             self.fail(f"{text!r} is no number, and no size such as 4MiB", param, ctx)
         try:
             number: float = kinds[name](found[1]) * _SIZES[found[2].upper()]
-            Limits(**{name: number})  # type: ignore[arg-type]
+            limits_of([(name, number)])
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return name, number

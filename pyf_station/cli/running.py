@@ -36,13 +36,13 @@ def the_reactor(name: str = "default") -> Any:
     if name == "asyncio":
         from twisted.internet import asyncioreactor
 
-        asyncioreactor.install()  # type: ignore[no-untyped-call]
+        asyncioreactor.install()
     from twisted.internet import reactor
 
     return reactor
 
 
-def begin_logging(form: str = "text", level: LogLevel = LogLevel.info) -> None:
+def begin_logging(form: str = "text", level: Any = LogLevel.info) -> None:
     """Log to stderr, as text or as lines of JSON."""
     predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
     observer: Any = FilteringLogObserver(LOGS[form](sys.stderr), [predicate])

@@ -25,7 +25,7 @@ _SUFFIXES: Final = {".csv": "csv", ".flow": "flow"}
 class Counted:
     """A binary file that counts what was read of it, for a line of progress."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         # What is a file in memory knows no peek().
         self._file: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
         self.name: str = name

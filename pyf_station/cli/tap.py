@@ -24,7 +24,7 @@ _log: Final = Logger()
 _Factory: Final[Any] = ProxyFactory  # untyped
 
 
-class Tap(_Factory):  # type: ignore[misc]
+class Tap(_Factory):
     """The factory of a tap into *folder*, before the server at *address*."""
 
     noisy = False
@@ -61,7 +61,7 @@ class _Tapped(ProxyServer):
         self._flows: dict[int, tuple[Path, BinaryIO]] = {}
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
-        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        super().dataReceived(data)
         try:
             self._record(data)
         except (RemoteProtocolError, OSError) as error:
@@ -70,7 +70,7 @@ class _Tapped(ProxyServer):
             self._close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
         self._close()
 
     def _record(self, data: bytes) -> None:

@@ -141,7 +141,7 @@ def environment(tmp_path):
     """
     paths = [path for path in sys.path if Path(path, "pyf", "station").is_dir()]
     (tmp_path / "served.py").write_text("def count(flow, client):\n    return len([*flow])\n")
-    if not any(plugin.tapname == "pyf-station" for plugin in getPlugins(IServiceMaker)):
+    if not any(str(plugin.tapname) == "pyf-station" for plugin in getPlugins(IServiceMaker)):
         plugins = tmp_path / "twisted" / "plugins"
         plugins.mkdir(parents=True)
         source = ROOT / "plugins" / "pyf_station_plugin.py"

@@ -49,7 +49,7 @@ class Process:
         """
         Read stderr until a line of it matches; return the match.
         """
-        for line in self.popen.stderr:
+        for line in self.popen.stderr or ():
             self.said += line.decode()
             if found := re.search(pattern, line.decode()):
                 return found
@@ -58,7 +58,7 @@ class Process:
     def port(self):
         return int(self.hear(r" on \S+:(\d+)$")[1])
 
-    def end(self, number=signal.SIGTERM):
+    def end(self, number: int | None = signal.SIGTERM):
         """
         Send a signal, unless it is None; return exit code and stdout once it has ended.
         """
