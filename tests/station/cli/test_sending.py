@@ -286,9 +286,9 @@ def test_a_reader_that_leaves_is_no_error(start, serve):
     process.popen.stdin.flush()
     head.start()
     head.join()
-    process.popen.stdout = None
     with suppress(BrokenPipeError), process.popen.stdin as stdin:
         stdin.write(b'{"n":1}\n' * 1000)
+    process.popen.stdin = process.popen.stdout = None
     assert process.popen.wait(30) == 128 + signal.SIGPIPE
     assert process.popen.stderr.read() == b""
 
