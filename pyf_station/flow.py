@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
@@ -62,16 +62,22 @@ class _Reader:
         session = self._session
         if isinstance(item, Batch):
             try:
-                packets = list(item.decode())
+                packets = item.decode_maps()
             except RemoteProtocolError as error:
                 session.break_off(error)
                 item = error
             else:
-                if session.header is None:
-                    session.header = packets[0]
                 self._packets += item.packets
                 self._bytes += item.size
-                session.decoded = (session.decoded[0] + item.packets, iter(packets))
+                count = session.decoded[0] + item.packets
+                if session.header is None:
+                    session.header = packets[0] = Packet(packets[0])
+                    made = iter([session.header, *map(Packet, packets[1:])])
+                    session.decoded = (count, made, made)
+                else:
+                    left = iter(packets)
+                    # A dict is freed as its Packet is made, and its memory used for the next.
+                    session.decoded = (count, left, map(Packet, left))
                 # The client may have given up since, with nothing to drop before now.
                 self._check_given_up()
                 return True
@@ -135,14 +141,14 @@ class Flow(_Reader, Iterator[Packet]):
 
     def _next_packets(self) -> Iterator[Packet] | None:
         with self._lock:
-            packets = self._session.decoded[1]
-            if length_hint(packets):
+            _, left, packets = self._session.decoded
+            if length_hint(left):
                 return packets
             if self._ended:
                 self._end()
                 return None
             self._prepare()
-            return self._session.decoded[1] if self._accept(self._inbox.get()) else None
+            return self._session.decoded[2] if self._accept(self._inbox.get()) else None
 
 
 def _in_list(item: Item) -> list[Item]:
@@ -159,14 +165,19 @@ class AsyncFlow(_Reader):
         super().__init__(session)
         self._inbox = inbox
 
-    def __aiter__(self) -> AsyncFlow:
-        return self
+    async def __aiter__(self) -> AsyncGenerator[Packet]:
+        # A generator: a packet costs no coroutine.
+        while True:
+            for packet in self._session.decoded[2]:
+                yield packet
+            if not await self._fetch():
+                return
 
     async def __anext__(self) -> Packet:
-        for packet in self._session.decoded[1]:
+        for packet in self._session.decoded[2]:
             return packet
         if await self._fetch():
-            return next(self._session.decoded[1])
+            return next(self._session.decoded[2])
         raise StopAsyncIteration
 
     async def next(self) -> Packet:

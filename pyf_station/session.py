@@ -45,6 +45,10 @@ END: Final = None
 
 Item = Batch | StationError | None
 
+Decoded = tuple[int, Iterator[dict[str, Any]], Iterator[Packet]]
+"""How many packets have been decoded; those of them that have not been taken, whose number can be
+asked; and what makes Packets of these as they are taken."""
+
 
 class Inbox(Protocol):
     """Where a handler waits for its flow: a ``queue.SimpleQueue`` or a ``DeferredQueue``."""
@@ -112,10 +116,8 @@ class Session:
         self.received: int = 0
         """Packets that have come."""
         first = iter(() if header is None else (header,))
-        self.decoded: tuple[int, Iterator[Packet]] = (0, first)
-        """How many packets have been decoded, and those of them that have not been taken.
-
-        Replaced as one, since the reactor counts while the handler takes."""
+        self.decoded: Decoded = (0, first, first)
+        """Replaced as one, since the reactor counts while the handler takes."""
         self.reading: bool = False
         """Whether a coroutine waits for the inbox."""
         self.cancel_handler: Callable[[], object] | None = None
@@ -298,10 +300,10 @@ class Session:
 
     def drop(self) -> None:
         """Forget what has been decoded and not taken. Callable from any thread."""
-        count, packets = self.decoded
+        count, left, _ = self.decoded
         # Emptied, since the handler may be iterating it, and in C: no packet is taken meanwhile.
-        left = len(list(packets))
-        self.decoded = (count - left, iter(()))
+        dropped = len(list(left))
+        self.decoded = (count - dropped, left, iter(()))
 
     @property
     def consumed(self) -> int:
@@ -309,8 +311,8 @@ class Session:
 
         A header that the client gave as ``header=`` is not counted.
         """
-        count, packets = self.decoded
-        return max(0, count - length_hint(packets))
+        count, left, _ = self.decoded
+        return max(0, count - length_hint(left))
 
     @property
     def answered(self) -> bool:

@@ -7,7 +7,7 @@ MessagePack has no date, no Decimal and no integer beyond 64 bits; these travel 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -19,7 +19,6 @@ from uuid import UUID
 import ormsgpack
 
 from pyf.transport.errors import RemoteProtocolError, UnsupportedValue
-from pyf.transport.packet import Packet
 
 MAX_DEPTH = 255
 """Dicts and lists inside each other in one map, itself included: where ormsgpack stops."""
@@ -229,10 +228,10 @@ def decode(data: bytes | memoryview) -> Any:
     raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
 
 
-def decode_packets(data: bytes | memoryview, count: int) -> Iterator[Packet]:
-    """Return an iterator of the *count* packets in *data*, a MessagePack array of maps.
+def decode_maps(data: bytes | memoryview, count: int) -> list[dict[str, Any]]:
+    """Return the *count* packets in *data*, a MessagePack array of maps, as dicts.
 
-    All of it is decoded now; raises RemoteProtocolError unless it is what it claims to be.
+    Raises RemoteProtocolError unless it is what it claims to be.
     """
     packets = decode(data)
     if type(packets) is not list or len(packets) != count:
@@ -243,4 +242,4 @@ def decode_packets(data: bytes | memoryview, count: int) -> Iterator[Packet]:
         raise RemoteProtocolError(
             "a batch holds something that is not a packet", code="malformed_batch"
         )
-    return map(Packet, cast("list[dict[str, Any]]", packets))
+    return cast("list[dict[str, Any]]", packets)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyf.transport import codec
 from pyf.transport.errors import RemoteProtocolError
@@ -117,7 +117,14 @@ class Batch(NamedTuple):
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.decode_packets(memoryview(self.payload)[8:], self.packets)
+        return map(Packet, self.decode_maps())
+
+    def decode_maps(self) -> list[dict[str, Any]]:
+        """Return the packets as plain dicts, for a reader that makes a Packet of each as it goes.
+
+        Raises RemoteProtocolError if they are not what was announced.
+        """
+        return codec.decode_maps(memoryview(self.payload)[8:], self.packets)
 
 
 def decode_batch(payload: bytes) -> Batch:

@@ -174,13 +174,12 @@ def test_a_header_that_was_not_taken_is_not_given_once_the_flow_is_given_up(open
 def test_a_flow_given_up_while_a_batch_is_decoded_gives_none_of_it(open_flow, batch, monkeypatch):
     state, flow = open_flow()
 
-    class Slow:
-        def __iter__(self):
-            state.fail(AT_ONCE[0])
-            return iter([Packet(n=1)])
+    def decode_slowly(_):
+        state.fail(AT_ONCE[0])
+        return [{"n": 1}]
 
     incoming = batch({"n": 1})
-    monkeypatch.setattr(type(incoming), "decode", lambda _: Slow())
+    monkeypatch.setattr(type(incoming), "decode_maps", decode_slowly)
     state.receive(incoming)
     with pytest.raises(FlowCancelled):
         next(flow)

@@ -100,7 +100,7 @@ def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
 def test_what_has_been_decoded_is_dropped_where_the_flow_is_given_up(session):
     state = session(SimpleQueue())
     packets = iter([Packet(), Packet()])
-    state.decoded = (5, packets)
+    state.decoded = (5, packets, packets)
     state.fail(CANCELLED)
     assert (list(packets), state.consumed) == ([], 3)
 
@@ -238,9 +238,10 @@ def test_a_room_that_nobody_waits_for_any_more_wakes_nobody(session, carrier):
 
 def test_the_result_says_how_many_packets_had_been_taken_when_it_was_given(session, carrier):
     state = session(SimpleQueue())
-    state.decoded = (5, iter([Packet(), Packet()]))
+    packets = iter([Packet(), Packet()])
+    state.decoded = (5, packets, packets)
     state.succeed(None)
-    next(state.decoded[1])
+    next(packets)
     carrier.turn()
     assert carrier.results[0][1] == 3
 
