@@ -1,0 +1,1 @@
+"""How fast PyF.Station is, beside what else ships values from Python to Python."""

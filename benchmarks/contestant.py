@@ -1,0 +1,139 @@
+"""What every contestant is: a server, and a client with a method for each kind of case."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import CHUNK, Case
+
+HOST = "127.0.0.1"
+LENGTH = struct.Struct("!I")
+
+
+class Contestant:
+    """Something that ships packets. A subclass has a method for each kind of case that it knows:
+
+    - ``there(port, case)``: send ``case.packets()``, return the sum that the server made of them;
+    - ``back(port, case)``: have the server send ``case.count`` packets, return their sum;
+    - ``both(port, case)``: send packets which the server sends back at once, return their sum;
+    - ``flows(port, case)``: as ``there``, in ``case.flows`` flows at once;
+    - ``trip(port, case)``: send ``case.count`` packets, each once the last one has come back;
+      return the seconds that each took;
+    - ``call(port, case)``: connect, send a header and one packet, hear of success, and close,
+      ``case.count`` times; return the seconds of each;
+    - ``again(port, case)``: as ``call``, on a connection that exists;
+    - ``file(port, case)``: send a file of ``case.count`` bytes, return how many the server wrote;
+    - ``pace(port, case)``: send packets at ``case.rate``, return figures of their delays.
+
+    ``serve(case)`` serves the case until it is killed, and says by ``announce`` where.
+    """
+
+    name = ""
+    title = ""
+    how = ""
+    """How it is used here, in a sentence."""
+    shapes: tuple[str, ...] = ("plain", "bulk", "wide", "nested", "typed")
+    tls = False
+    """Whether it knows TLS here."""
+    most_flows = 1000
+
+    def plays(self, case: Case) -> bool:
+        """Return whether this takes part in *case*."""
+        return (
+            hasattr(self, case.kind)
+            and case.shape in self.shapes
+            and case.tls <= self.tls
+            and case.flows <= self.most_flows
+        )
+
+    def serve(self, case: Case) -> None:
+        raise NotImplementedError
+
+
+def announce(port: int, *processes: int) -> None:
+    """Tell the driver the port, and the processes that do the serving beside this one."""
+    print(port, os.getpid(), *processes, flush=True)
+
+
+def timed(step: Callable[[], object], count: int) -> list[float]:
+    """Return the seconds of each of *count* times *step*."""
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - began)
+    return found
+
+
+async def timed_async(step: Callable[[], Awaitable[object]], count: int) -> list[float]:
+    """As ``timed``, for a coroutine function."""
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await step()
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def listener() -> socket.socket:
+    """Return a listening socket, and announce it."""
+    sock = socket.create_server((HOST, 0), backlog=1024)
+    announce(sock.getsockname()[1])
+    return sock
+
+
+def connected(port: int) -> socket.socket:
+    return tuned(socket.create_connection((HOST, port)))
+
+
+def tuned(sock: socket.socket) -> socket.socket:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def free_port() -> int:
+    """Return a port for those that cannot tell which one the system gave them."""
+    with socket.create_server((HOST, 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def run_async(main: Awaitable[Any]) -> Any:
+    async def running() -> Any:
+        return await main
+
+    return asyncio.run(running())
+
+
+def folder() -> Path:
+    """Return where files are copied from and to: in memory, where the system has such a place."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+
+
+def source_file(size: int) -> Path:
+    path = folder() / "source"
+    block = os.urandom(CHUNK)
+    with path.open("wb") as file:
+        while (left := size - file.tell()) > 0:
+            file.write(block[:left])
+    return path
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
