@@ -1,0 +1,291 @@
+"""The page docs/performance.md and its pictures, made from the figures that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import svg
+from benchmarks.cases import CASE, DEMANDS, OURS, Demand
+from benchmarks.statistics import Figure, figure
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = "performance.md"
+TEXT = Path(__file__).resolve().parent / "preface.md"
+BASE = "limit"
+
+Results = list[dict[str, Any]]
+
+
+class Section(NamedTuple):
+    """A table: a row for each contestant, a column for each case and figure."""
+
+    title: str
+    text: str
+    columns: tuple[tuple[str, str], ...]  # case and figure
+    picture: str = ""  # "bars": of the first column; "lines": of the figure over the cases' sizes
+
+
+RATES = ("rate_ratio",)
+GROWTH = tuple(name for name in CASE if name.startswith("growth-"))
+FLOWS = tuple(name for name in CASE if name.startswith("flows-"))
+PACES = tuple(name for name in CASE if name.startswith("pace-"))
+
+SECTIONS = (
+    Section(
+        "Streams",
+        "One call streams packets, and the far side sums a field. *Back*: the handler streams them to"
+        " the client. *Both*: each comes back at once; both ways are counted. The rate is in multiples"
+        " of the limit's; CPU is seconds for a million packets, both processes together.",
+        (
+            ("there", "rate_ratio"),
+            ("back", "rate_ratio"),
+            ("both", "rate_ratio"),
+            ("there", "cpu"),
+            ("there", "client_memory"),
+            ("there", "server_memory"),
+        ),
+        "bars",
+    ),
+    Section(
+        "Round trip",
+        "A packet goes there and comes back, and then the next one. Both processes are pinned to one"
+        " core: across two, the same code takes 7 or 90 µs, as the scheduler pleases.",
+        (("trip", "p50"), ("trip", "p50_ratio"), ("trip", "p99")),
+        "bars",
+    ),
+    Section(
+        "Whole call",
+        "Connect, header, one packet, success, close. *Open connection*: the same, on one that an"
+        " asyncio or Twisted client has already, both processes pinned to one core.",
+        (("call", "p50"), ("call", "p50_ratio"), ("call", "p99"), ("again", "p50")),
+        "bars",
+    ),
+    Section(
+        "Bytes",
+        "Packets of 64 KiB, in multiples of plain sockets without any packets; and a file of up to"
+        " 1 GiB, in multiples of plain copying, read to socket and socket to write.",
+        (("bulk", "rate_ratio"), ("file", "rate_ratio")),
+        "bars",
+    ),
+    Section(
+        "Wide, nested and typed packets",
+        "Packets of 100 fields; packets nested three deep; packets with a Decimal, a datetime and a"
+        " UUID. Those who pack by msgspec are told the types; the others keep them by themselves.",
+        (("wide", "rate_ratio"), ("nested", "rate_ratio"), ("typed", "rate_ratio")),
+        "bars",
+    ),
+    Section(
+        "Over TLS",
+        "In multiples of the limit over TLS.",
+        (("tls", "rate_ratio"), ("tls", "cpu")),
+    ),
+    Section(
+        "Long flows",
+        "Packets a second by the length of the flow, connecting included.",
+        tuple((name, "rate") for name in GROWTH),
+        "lines",
+    ),
+    Section(
+        "Many flows at once",
+        "Packets a second of all flows together, a million packets in all. The blocking client has a"
+        " thread and a connection for each; the others have one connection.",
+        tuple((name, "rate") for name in FLOWS),
+        "lines",
+    ),
+    Section(
+        "Fast and slow sources",
+        "Half of the packets are with the handler within this time (µs) after the source gave them,"
+        " at so many packets a second. A slow source's packets leave one by one, a fast one's in"
+        " batches.",
+        tuple((name, "p50") for name in PACES),
+        "lines",
+    ),
+)
+
+HEADINGS = {
+    "rate_ratio": "{} × limit",
+    "p50_ratio": "{} × limit",
+    "rate": "{}",
+    "cpu": "{}: CPU s",
+    "p50": "{}: p50 µs",
+    "p99": "{}: p99 µs",
+    "spread": "{}: p99/p50",
+    "client_memory": "client MiB",
+    "server_memory": "server MiB",
+}
+BELOW = {"p50", "p99", "p50_ratio"}  # where less is better
+
+
+def write(data: dict[str, Any], docs: Path = DOCS) -> None:
+    """Write the page and its pictures into *docs*."""
+    for name, content in files(data).items():
+        path = docs / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+
+def files(data: dict[str, Any]) -> dict[str, str]:
+    """Return the content of each file that the page consists of, by its name in the docs."""
+    results: Results = data["results"]
+    found = {}
+    parts = [TEXT.read_text(encoding="utf-8").format(**preface(data)), promises(results)]
+    for section in SECTIONS:
+        if table := table_of(section, results):
+            parts += [f"## {section.title}", section.text, table]
+            name = f"performance/{section.title.lower().replace(' ', '-').replace(',', '')}.svg"
+            if drawn := drawing(section, results):
+                found[name] = drawn
+                parts.append(f"![{section.title}]({name})")
+    parts += ["## How each is used", contestants_table(results)]
+    return {PAGE: "\n\n".join(parts) + "\n"} | found
+
+
+def preface(data: dict[str, Any]) -> dict[str, str]:
+    machine, results = data["machine"], data["results"]
+    dates = sorted({each["date"] for each in results})
+    loads = [each["load"] for each in results]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    missing = ", ".join(sorted(data["missing"])) or "none"
+    return {
+        **{name: str(machine[name]) for name in ("processor", "cores", "memory", "system", "python")},
+        "dates": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
+        "load": f"{min(loads):g} to {max(loads):g}",
+        "runs": str(max(len(each["runs"]) for each in results)),
+        "versions": versions,
+        "missing": missing,
+    }
+
+
+def of(results: Results, case: str, contestant: str, name: str) -> Figure | None:
+    """Return a figure of a contestant in a case, None where it was not measured."""
+    for each in results:
+        if (each["case"], each["contestant"]) == (case, contestant):
+            values = [run[name] for run in each["runs"] if name in run]
+            return figure(values) if values else None
+    return None
+
+
+def titles(results: Results) -> dict[str, str]:
+    return {each["contestant"]: each["title"] for each in results}
+
+
+def ranked(section: Section, results: Results) -> list[str]:
+    """Return who has a figure in the section, the best of its first column first."""
+    case, name = section.columns[0]
+    found = []
+    for contestant in titles(results):
+        figures = [of(results, *each[:1], contestant, each[1]) for each in section.columns]
+        if any(figures):
+            first = of(results, case, contestant, name)
+            worth = (first.median if first else 0.0) * (-1 if name in BELOW else 1)
+            found.append((first is None, -worth, contestant))
+    return [contestant for _, _, contestant in sorted(found)]
+
+
+def table_of(section: Section, results: Results) -> str:
+    known = titles(results)
+    columns = [
+        each
+        for each in section.columns
+        if any(of(results, each[0], contestant, each[1]) for contestant in known if contestant != BASE)
+    ]
+    rows = [
+        [bold(known[name], name), *(cell(of(results, case, name, what)) for case, what in columns)]
+        for name in ranked(section, results)
+    ]
+    heads = [HEADINGS[what].format(CASE[case].title) for case, what in columns]
+    return markdown(["", *heads], rows) if columns and rows else ""
+
+
+def bold(title: str, name: str) -> str:
+    return f"**{title}**" if name in OURS else title
+
+
+def cell(found: Figure | None) -> str:
+    if found is None:
+        return ""
+    low, high = number(found.min), number(found.max)
+    return number(found.median) if low == high else f"{number(found.median)} ({low} to {high})"
+
+
+def number(value: float) -> str:
+    """Write two digits of what is small, and whole numbers of what is not."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"  # noqa: PLR2004 - two digits
+
+
+def markdown(heads: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def drawing(section: Section, results: Results) -> str:
+    known = titles(results)
+    if section.picture == "bars":
+        case, what = section.columns[0]
+        rows = [
+            (known[name], found.median, name in OURS)
+            for name in ranked(section, results)
+            if (found := of(results, case, name, what))
+        ]
+        return svg.bars(rows) if rows else ""
+    curves = {}
+    for name in ranked(section, results) if section.picture else ():
+        points = [
+            (size, found.median)
+            for case, what in section.columns
+            if (size := size_of(case)) and (found := of(results, case, name, what))
+        ]
+        if len(points) > 1:
+            curves[known[name]] = points
+    return svg.lines(curves, section.title, section.columns[0][1]) if curves else ""
+
+
+def size_of(case: str) -> float:
+    """Return the number in a case's name, which tells it from its neighbours."""
+    return float(case.rpartition("-")[2])
+
+
+def promises(results: Results) -> str:
+    rows = []
+    for demand in DEMANDS:
+        if found := of_demand(results, demand):
+            met = found.median <= demand.bound if demand.below else found.median >= demand.bound
+            title = titles(results)[demand.contestant]
+            what = f"{CASE[demand.case].title}: {demand.figure.replace('spread', 'p99/p50')}"
+            rows.append([what, title, demand.text, cell(found), "yes" if met else "no"])
+    heads = ["what", "who", "aim", "measured", "met"]
+    return f"## What we aim at\n\n{markdown(heads, rows)}" if rows else ""
+
+
+def of_demand(results: Results, demand: Demand) -> Figure | None:
+    """Return what was measured of a demand, in multiples of the rival's."""
+    mine = of(results, demand.case, demand.contestant, demand.figure)
+    if not demand.rival or mine is None:
+        return mine
+    if demand.rival == BASE:
+        return of(results, demand.case, demand.contestant, f"{demand.figure}_ratio")
+    ratio = f"{demand.figure}_ratio"
+    ours = of(results, demand.case, demand.contestant, ratio)
+    theirs = of(results, demand.case, demand.rival, ratio)
+    if ours is None or theirs is None:
+        return None
+    return Figure(
+        ours.median / theirs.median, ours.min / theirs.max, ours.max / theirs.min
+    )
+
+
+def contestants_table(results: Results) -> str:
+    hows = {each["title"]: each["how"] for each in results}
+    return markdown(["", "here"], [[title, how] for title, how in sorted(hows.items())])
+
+
+def listing(results: Results) -> str:
+    """Return the main figures as plain lines, for a terminal."""
+    lines = []
+    for each in results:
+        names = [name for name in ("rate_ratio", "p50_ratio", "rate", "cpu", "p50") if name in each["runs"][0]]
+        found = (f"{name} {cell(figure(run[name] for run in each['runs']))}" for name in names)
+        lines.append(f"{each['case']:12} {each['contestant']:20} {'  '.join(found)}")
+    return "\n".join([*lines, promises(results)])
