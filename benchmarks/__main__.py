@@ -42,11 +42,14 @@ def main() -> None:
         found, missing = contestants.load_all()
         for module, why in missing.items():
             print(f"left out: {module} ({why})")
-        measured = measure(plan(found, args), args.repeat or (1 if args.quick else 5))
+        measured = []
+        for of_case in measure(plan(found, args), args.repeat or (1 if args.quick else 5)):
+            measured += of_case
+            if not args.quick:
+                keep(of_case, missing)  # an hour is long: what is known is kept
         if args.quick:
             print(report.listing(measured))
             return
-        keep(measured, missing)
     report.write(json.loads(RESULTS.read_text(encoding="utf-8")))
     print(f"written: {report.PAGE}")
 
@@ -87,42 +90,50 @@ def smaller(case: Case) -> Case:
     return replace(case, count=max(100, case.count // QUICK_SHARE)) if not case.rate else case
 
 
-def measure(todo: Plan, repeat: int) -> list[dict[str, Any]]:
-    """Run everything; one result for each case and contestant. Contestants take turns: A B A B."""
+def measure(todo: Plan, repeat: int) -> Iterator[list[dict[str, Any]]]:
+    """Run everything; yield the results of each case, one for each contestant."""
     from tqdm import tqdm
 
-    results = []
     with certificates(), tqdm(total=sum(len(who) for _, who in todo) * repeat) as bar:
         for case, playing in todo:
-            runs: dict[str, list[Figures]] = {each.name: [] for each in playing}
-            failures: dict[str, str] = {}
-            for _ in range(repeat):
-                round_of: dict[str, Figures] = {}
-                for contestant in playing:
-                    bar.set_description(f"{case.name}: {contestant.name}")
-                    if contestant.name not in failures:
-                        try:
-                            round_of[contestant.name] = run(contestant, case)
-                        except Failed as error:
-                            failures[contestant.name] = str(error)
-                            bar.write(f"{case.name}: {error}")
-                    bar.update()
-                for name, figures in round_of.items():
-                    runs[name].append(with_ratios(figures, round_of.get(BASE)))
+            runs = measure_case(case, playing, repeat, bar)
             now = datetime.now(UTC).date().isoformat()
-            results += [
+            yield [
                 {"case": case.name, "contestant": each.name, "title": each.title, "how": each.how}
                 | {"date": now, "load": round(os.getloadavg()[0], 1), "runs": runs[each.name]}
                 for each in playing
                 if runs[each.name]
             ]
-    return results
 
 
-def with_ratios(figures: Figures, base: Figures | None) -> Figures:
+def measure_case(
+    case: Case, playing: list[Contestant], repeat: int, bar: Any
+) -> dict[str, list[Figures]]:
+    """Run one case. Contestants take turns: A B A B. One that fails once takes no more part."""
+    runs: dict[str, list[Figures]] = {each.name: [] for each in playing}
+    failed: set[str] = set()
+    for _ in range(repeat):
+        base: Figures = {}
+        for contestant in sorted(playing, key=lambda each: each.name != BASE):
+            name = contestant.name
+            bar.set_description(f"{case.name}: {name}")
+            try:
+                figures = {} if name in failed else run(contestant, case)
+            except Failed as error:
+                failed.add(name)
+                bar.write(f"{case.name}: {error}")
+                figures = {}
+            base = figures if name == BASE else base
+            if figures:
+                runs[name].append(with_ratios(figures, base))
+            bar.update()
+    return runs
+
+
+def with_ratios(figures: Figures, base: Figures) -> Figures:
     """Add how the figures compare with the base in the same round."""
-    known = figures.keys() & (base or {}).keys() & {"rate", "cpu", "p50"}
-    return figures | {f"{name}_ratio": figures[name] / (base or {})[name] for name in sorted(known)}
+    known = figures.keys() & base.keys() & {"rate", "cpu", "p50"}
+    return figures | {f"{name}_ratio": figures[name] / base[name] for name in sorted(known)}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ def free_port() -> int:
     """Return a port for those that cannot tell which one the system gave them."""
     with socket.create_server((HOST, 0)) as sock:
         return int(sock.getsockname()[1])
+
+
+def await_port(port: int) -> None:
+    """Wait until somebody listens there."""
+    while True:
+        with suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
+            return
+        time.sleep(0.01)
 
 
 def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:

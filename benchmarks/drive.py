@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 1.0
 """About how long a run takes of a contestant that is too slow for all of the case's packets."""
 TIMEOUT = 300
-WARM_SHARE = 50  # a warm-up has this part of the packets
+WARM_SHARE = 200  # a warm-up has this part of the packets
 WARM_LEAST = 50
 
 Figures = dict[str, float]
