@@ -1,10 +1,10 @@
 """Measure, show the progress, keep the figures, and write the page.
 
-    benchmarks/run                        everything, and docs/performance.md from it: about an hour
-    benchmarks/run --quick                no rivals, little of each; keeps nothing
-    benchmarks/run --case there trip      some cases
-    benchmarks/run --contestant station   some contestants, and what they are compared with
-    benchmarks/run --page                 only write the page, from the figures that are kept
+benchmarks/run                        everything, and docs/performance.md from it: about an hour
+benchmarks/run --quick                no rivals, little of each; keeps nothing
+benchmarks/run --case there trip      some cases
+benchmarks/run --contestant station   some contestants, and what they are compared with
+benchmarks/run --page                 only write the page, from the figures that are kept
 """
 
 from __future__ import annotations

@@ -126,7 +126,14 @@ CASES = (
     Case(name="file", title="file to file", kind="file", count=1 << 30),
     Case(name="wide", title="100 fields", kind="there", shape="wide", count=50_000),
     Case(name="nested", title="nested", kind="there", shape="nested", count=300_000, quick=False),
-    Case(name="typed", title="Decimal, datetime, UUID", kind="there", shape="typed", count=300_000, quick=False),
+    Case(
+        name="typed",
+        title="Decimal, datetime, UUID",
+        kind="there",
+        shape="typed",
+        count=300_000,
+        quick=False,
+    ),
     *(
         Case(
             name=f"growth-1e{power}",

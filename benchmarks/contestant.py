@@ -21,7 +21,9 @@ LENGTH = struct.Struct("!I")
 
 
 class Contestant:
-    """Something that ships packets. A subclass has a method for each kind of case that it knows:
+    """Something that ships packets.
+
+    A subclass has a method for each kind of case that it knows:
 
     - ``there(port, case)``: send ``case.packets()``, return the sum that the server made of them;
     - ``back(port, case)``: have the server send ``case.count`` packets, return their sum;
@@ -130,7 +132,7 @@ def run_async(main: Awaitable[Any]) -> Any:
 
 def folder() -> Path:
     """Return where files are copied from and to: in memory, where the system has such a place."""
-    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
 
 

@@ -38,9 +38,8 @@ def run(contestant: Contestant, case: Case) -> Figures:
     """Return the figures of one run in fresh processes. Raises Failed."""
     command = [sys.executable, "-m", "benchmarks.drive"]
     what = [contestants.module_of(contestant), contestant.name, json.dumps(asdict(case))]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "process_group": 0}
-    options["env"] = {**os.environ, "PYTHONPATH": path}
+    options["env"] = environment()
     server = subprocess.Popen([*command, "serve", *what], **options)
     try:
         assert server.stdout is not None
@@ -60,6 +59,12 @@ def run(contestant: Contestant, case: Case) -> Figures:
         # With the processes that it has started, such as another server.
         os.killpg(server.pid, signal.SIGKILL)
         server.communicate()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that is to find the benchmarks."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def cpu_seconds(process: int) -> float:

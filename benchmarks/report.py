@@ -149,7 +149,10 @@ def preface(data: dict[str, Any]) -> dict[str, str]:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     missing = ", ".join(sorted(data["missing"])) or "none"
     return {
-        **{name: str(machine[name]) for name in ("processor", "cores", "memory", "system", "python")},
+        **{
+            name: str(machine[name])
+            for name in ("processor", "cores", "memory", "system", "python")
+        },
         "dates": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
         "load": f"{min(loads):g} to {max(loads):g}",
         "runs": str(max(len(each["runs"]) for each in results)),
@@ -189,7 +192,9 @@ def table_of(section: Section, results: Results) -> str:
     columns = [
         each
         for each in section.columns
-        if any(of(results, each[0], contestant, each[1]) for contestant in known if contestant != BASE)
+        if any(
+            of(results, each[0], contestant, each[1]) for contestant in known if contestant != BASE
+        )
     ]
     rows = [
         [bold(known[name], name), *(cell(of(results, case, name, what)) for case, what in columns)]
@@ -271,9 +276,7 @@ def of_demand(results: Results, demand: Demand) -> Figure | None:
     theirs = of(results, demand.case, demand.rival, ratio)
     if ours is None or theirs is None:
         return None
-    return Figure(
-        ours.median / theirs.median, ours.min / theirs.max, ours.max / theirs.min
-    )
+    return Figure(ours.median / theirs.median, ours.min / theirs.max, ours.max / theirs.min)
 
 
 def contestants_table(results: Results) -> str:
@@ -285,7 +288,11 @@ def listing(results: Results) -> str:
     """Return the main figures as plain lines, for a terminal."""
     lines = []
     for each in results:
-        names = [name for name in ("rate_ratio", "p50_ratio", "rate", "cpu", "p50") if name in each["runs"][0]]
+        names = [
+            name
+            for name in ("rate_ratio", "p50_ratio", "rate", "cpu", "p50")
+            if name in each["runs"][0]
+        ]
         found = (f"{name} {cell(figure(run[name] for run in each['runs']))}" for name in names)
         lines.append(f"{each['case']:12} {each['contestant']:20} {'  '.join(found)}")
     return "\n".join([*lines, promises(results)])

@@ -66,7 +66,9 @@ def lines(curves: Mapping[str, Points], across: str, up: str) -> str:
         colour = COLOURS[number % len(COLOURS)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<rect x="{left}" y="{320 + number * 20}" width="14" height="4" fill="{colour}"/>')
+        parts.append(
+            f'<rect x="{left}" y="{320 + number * 20}" width="14" height="4" fill="{colour}"/>'
+        )
         parts.append(text(left + 20, 327 + number * 20, name))
     return picture(340 + len(curves) * 20, parts)
 

@@ -29,12 +29,12 @@ PIECE = 32 * 1024  # of 64 KiB: a value has less than that in AMP
 
 class Take(amp.Command):
     arguments = PLAIN
-    requiresAnswer = False
+    requiresAnswer = False  # noqa: N815 - AMP's name
 
 
 class TakePiece(amp.Command):
     arguments = [(b"num", amp.Integer()), (b"data", amp.String())]  # noqa: RUF012 - AMP's own way
-    requiresAnswer = False
+    requiresAnswer = False  # noqa: N815 - AMP's name
 
 
 class End(amp.Command):
@@ -55,7 +55,7 @@ class Server(amp.AMP):
         return {}
 
     @TakePiece.responder
-    def take_piece(self, num: int, data: bytes) -> dict[str, Any]:  # noqa: ARG002 - only counted
+    def take_piece(self, num: int, data: bytes) -> dict[str, Any]:
         self.total += num
         return {}
 
@@ -154,7 +154,7 @@ class Amp(Contestant):
 
         return self._run(lambda: timed_async(step, case.count))
 
-    def serve(self, case: Case) -> None:  # noqa: ARG002 - all cases at once
+    def serve(self, case: Case) -> None:
         from twisted.internet import reactor
 
         loop: Any = reactor

@@ -13,9 +13,13 @@ from benchmarks.contestant import HOST, Contestant, announce
 from benchmarks.contestants.sockets import batches
 
 COLUMNS = {
-    "plain": [("Field1", pa.int64()), ("Field2", pa.string())]
-    + [("num", pa.int64()), ("Field3", pa.int64())],
-    "bulk": [("num", pa.int64()), ("data", pa.binary())],
+    "plain": {
+        "Field1": pa.int64(),
+        "Field2": pa.string(),
+        "num": pa.int64(),
+        "Field3": pa.int64(),
+    },
+    "bulk": {"num": pa.int64(), "data": pa.binary()},
 }
 ROWS = {"plain": 1000, "bulk": 1}
 
@@ -38,10 +42,10 @@ class Server(flight.FlightServerBase):
         super().__init__(f"grpc://{HOST}:0")
         self._case = case
 
-    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ARG002
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         writer.write(b"%d" % total(reader))
 
-    def do_get(self, context: Any, ticket: Any) -> Any:  # noqa: ARG002 - Flight's signature
+    def do_get(self, context: Any, ticket: Any) -> Any:
         case = type(self._case)(**{**vars(self._case), "count": int(ticket.ticket)})
         schema = pa.schema(COLUMNS[case.shape])
         return flight.GeneratorStream(schema, record_batches(case))

@@ -78,13 +78,13 @@ class Grpc(Contestant):
     def serve(self, case: Case) -> None:
         encode, decode = msgspec_codec(case, batched=self.batched)
 
-        def summing(values: Any, context: Any) -> Any:  # noqa: ARG001 - gRPC's signature
+        def summing(values: Any, context: Any) -> Any:
             return self._wrap({"num": self._total(values)})
 
-        def giving(ask: Any, context: Any) -> Any:  # noqa: ARG001 - gRPC's signature
+        def giving(ask: Any, context: Any) -> Any:
             return self._values(replace(case, count=self._total([ask])))
 
-        def echoing(values: Any, context: Any) -> Any:  # noqa: ARG001 - gRPC's signature
+        def echoing(values: Any, context: Any) -> Any:
             return values
 
         kind, function = {

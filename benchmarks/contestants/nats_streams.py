@@ -63,9 +63,7 @@ class Nats(Contestant):
         port = free_port()
         assert SERVER is not None
         quiet = subprocess.DEVNULL
-        broker = subprocess.Popen(
-            [SERVER, "-a", HOST, "-p", str(port)], stdout=quiet, stderr=quiet
-        )
+        broker = subprocess.Popen([SERVER, "-a", HOST, "-p", str(port)], stdout=quiet, stderr=quiet)
         await_port(port)
         _, decode = msgspec_codec(case, batched=False)
 

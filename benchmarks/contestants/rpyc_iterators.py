@@ -83,5 +83,7 @@ class Rpyc(Contestant):
 
 CONTESTANTS = (
     Rpyc("rpyc", "rpyc", "The server iterates over the client's generator.", buffered=False),
-    Rpyc("rpyc-buffiter", "rpyc, buffiter", "The same in chunks, by its `buffiter`.", buffered=True),
+    Rpyc(
+        "rpyc-buffiter", "rpyc, buffiter", "The same in chunks, by its `buffiter`.", buffered=True
+    ),
 )

@@ -39,7 +39,7 @@ def msgspec_codec(case: Case, *, batched: bool = True) -> Codec:
     return msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(kind).decode
 
 
-def pickle_codec(case: Case) -> Codec:  # noqa: ARG001 - called as the other one
+def pickle_codec(case: Case) -> Codec:
     return partial(pickle.dumps, protocol=pickle.HIGHEST_PROTOCOL), pickle.loads
 
 
@@ -147,7 +147,7 @@ class Sockets(Contestant):
                 with connection, suppress(EOFError, ssl.SSLError, ConnectionError):
                     serve(Channel(connection, self._codec(case)), case)
 
-    def _serve_there(self, channel: Channel, case: Case) -> None:  # noqa: ARG002 - as the others
+    def _serve_there(self, channel: Channel, case: Case) -> None:
         channel.send([{"num": total(chain.from_iterable(channel.lists()))}])
 
     def _serve_back(self, channel: Channel, case: Case) -> None:
@@ -157,14 +157,14 @@ class Sockets(Contestant):
             channel.send(taken)
         channel.send([])
 
-    def _serve_both(self, channel: Channel, case: Case) -> None:  # noqa: ARG002 - as the others
+    def _serve_both(self, channel: Channel, case: Case) -> None:
         channel.send_all(channel.lists())
 
-    def _serve_trip(self, channel: Channel, case: Case) -> None:  # noqa: ARG002 - as the others
+    def _serve_trip(self, channel: Channel, case: Case) -> None:
         while True:
             channel.send(channel.receive())
 
-    def _serve_call(self, channel: Channel, case: Case) -> None:  # noqa: ARG002 - as the others
+    def _serve_call(self, channel: Channel, case: Case) -> None:
         channel.receive()
         channel.send([{"num": total(channel.receive())}])
 
@@ -202,7 +202,7 @@ class Limit(Sockets):
             count += 1
         channel.socket.sendall(b"%d" % count)
 
-    def _serve_file(self, channel: Channel, case: Case) -> None:  # noqa: ARG002 - as the others
+    def _serve_file(self, channel: Channel, case: Case) -> None:
         path = folder() / "target"
         buffer = memoryview(bytearray(CHUNK))
         with path.open("wb", buffering=0) as file:

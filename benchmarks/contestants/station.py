@@ -46,7 +46,7 @@ def paced(case: Case) -> Iterator[dict[str, Any]]:
 # Handlers in a thread
 
 
-def there(flow: Any, client: Any) -> int:  # noqa: ARG001 - handlers take both
+def there(flow: Any, client: Any) -> int:
     next(flow)
     return total(flow)
 
@@ -63,12 +63,12 @@ def both(flow: Any, client: Any) -> None:
         client.message(packet)
 
 
-def pace(flow: Any, client: Any) -> dict[str, float]:  # noqa: ARG001 - handlers take both
+def pace(flow: Any, client: Any) -> dict[str, float]:
     next(flow)
     return spread([time.monotonic() - packet["at"] for packet in flow])
 
 
-def file(flow: Any, client: Any) -> int:  # noqa: ARG001 - handlers take both
+def file(flow: Any, client: Any) -> int:
     next(flow)
     path = folder() / "target"
     with path.open("wb", buffering=0) as target:
@@ -90,7 +90,7 @@ IN_THREAD = {"there": there, "back": back, "both": both, "trip": both, "call": t
 # Handlers on the reactor
 
 
-async def async_there(flow: Any, client: Any) -> int:  # noqa: ARG001 - handlers take both
+async def async_there(flow: Any, client: Any) -> int:
     await flow.next()
     found = 0
     async for packet in flow:
@@ -110,7 +110,7 @@ async def async_both(flow: Any, client: Any) -> None:
         await client.message(packet)
 
 
-async def async_pace(flow: Any, client: Any) -> dict[str, float]:  # noqa: ARG001 - as the others
+async def async_pace(flow: Any, client: Any) -> dict[str, float]:
     await flow.next()
     return spread([time.monotonic() - packet["at"] async for packet in flow])
 
@@ -157,10 +157,10 @@ class Station(Contestant):
         return StationClient(HOST, port, True)
 
     def there(self, port: int, case: Case) -> Any:
-        value: Any = None
+        last: Any = None
         for value in self._client(port, case).call(case.packets(), header={}):
-            pass
-        return value.message
+            last = value
+        return last.message
 
     def back(self, port: int, case: Case) -> int:
         ask = {"shape": case.shape, "count": case.count}
@@ -318,10 +318,10 @@ class AsyncStation(Station):
 
 async def shipped(client: Any, case: Case) -> Any:
     values: AsyncIterator[Any] = client.call(case.packets(), header={})
-    value: Any = None
+    last: Any = None
     async for value in values:
-        pass
-    return value.message
+        last = value
+    return last.message
 
 
 class TwistedStation(AsyncStation):

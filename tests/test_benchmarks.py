@@ -1,0 +1,186 @@
+"""The benchmarks: each of our contestants ships what it claims to, and the page is current."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT = 40
+SHIPPED = [
+    *(
+        ("station", "station", case)
+        for case in (
+            "there",
+            "back",
+            "both",
+            "trip",
+            "call",
+            "typed",
+            "file",
+            "flows-10",
+            "pace-100",
+        )
+    ),
+    ("station", "station-coroutine", "both"),
+    ("station", "station-asyncio", "both"),
+    ("station", "station-asyncio", "again"),
+    ("station", "station-twisted", "both"),
+    ("sockets", "limit", "both"),
+]
+
+
+def load(name):
+    """
+    Import a module of the benchmarks, which are in the checkout and never installed.
+    """
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module(f"benchmarks{name}")
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+cases, report, svg, drive = map(load, (".cases", ".report", ".svg", ".drive"))
+loader, command = load(".contestants"), load(".__main__")
+DATA = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+
+
+class Named:
+    """
+    A contestant that takes part in everything.
+    """
+
+    def __init__(self, name):
+        self.name = name
+
+    def plays(self, case):
+        return True
+
+
+@pytest.fixture
+def small():
+    """
+    Figures of two contestants in one case.
+    """
+
+    def result(contestant, ratios):
+        runs = [{"rate": 1000 * each, "rate_ratio": each, "cpu": 2 / each} for each in ratios]
+        of = {"case": "there", "contestant": contestant, "title": contestant.title()}
+        return of | {"how": "So.", "date": "2026-01-02", "load": 0.5, "runs": runs}
+
+    machine = {"processor": "P", "cores": 2, "memory": 8, "system": "S", "python": "3"}
+    results = [result("limit", [1, 1, 1]), result("station", [0.5, 0.75, 0.7])]
+    return {"machine": machine | {"versions": {"a": "1"}}, "missing": {}, "results": results}
+
+
+def test_the_page_is_what_the_figures_say():
+    """
+    docs/performance.md and its pictures are what is made of benchmarks/results.json.
+    """
+    for name, content in report.files(DATA).items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == content, name
+
+
+def test_a_table_shows_median_minimum_and_maximum(small):
+    """
+    A row for each contestant, the best first, and ours in bold.
+    """
+    page = report.files(small)["performance.md"]
+    assert "| Limit | 1 | 2 |\n| **Station** | 0.7 (0.5 to 0.75) | 2.9 (2.7 to 4) |" in page
+
+
+def test_the_page_says_whether_an_aim_is_met(small):
+    """
+    An aim that was measured is in the table with what came of it; the others are left out.
+    """
+    page = report.files(small)["performance.md"]
+    assert "| there: rate | Station | ≥ 0.6 × of limit | 0.7 (0.5 to 0.75) | yes |" in page
+    assert "| there: cpu | Station | ≤ 1 | 2.9 (2.7 to 4) | no |" in page
+    assert "round trip" not in page
+
+
+def test_bars_are_as_long_as_their_values():
+    """
+    The widest bar takes the whole width, the others their share of it.
+    """
+    picture = svg.bars([("a", 1.0, True), ("b", 0.5, False)])
+    assert 'width="420.0"' in picture
+    assert 'width="210.0"' in picture
+
+
+def test_lines_show_each_curve():
+    """
+    Each curve is a line with its name.
+    """
+    picture = svg.lines({"<a>": [(1, 1), (10, 100)], "b": [(1, 10), (10, 10)]}, "x", "y")
+    assert picture.count("<polyline") == 2
+    assert "&lt;a&gt;" in picture
+
+
+@pytest.mark.parametrize(("module", "name", "case_name"), SHIPPED)
+def test_a_contestant_ships_what_it_claims(module, name, case_name):
+    """
+    A run of a few packets, in processes of its own, comes to the right sum and to figures.
+    """
+    try:
+        contestant = loader.load(module, name)
+    except (ImportError, StopIteration):
+        pytest.skip(f"{name} isn't here")
+    case = replace(cases.CASE[case_name], count=COUNT)
+    assert contestant.plays(case)
+    figures = drive.run(contestant, case)
+    assert figures["count"] == COUNT
+    assert {"rate", "cpu", "client_memory", "server_memory"} <= figures.keys()
+    assert ("p50" in figures) == (case.kind in {"trip", "call", "again", "pace"})
+
+
+def test_a_wrong_sum_is_no_result():
+    """
+    A run whose far side came to another sum fails.
+    """
+    case = replace(cases.CASE["there"], count=4)
+    assert drive.checked(6, case) == {}
+    with pytest.raises(drive.Failed, match="5 arrived, not 6"):
+        drive.checked(5, case)
+
+
+def test_rivals_are_left_out_of_a_quick_run():
+    """
+    A quick run has our contestants, and the limit that they are compared with.
+    """
+    names = ("limit", "station", "zmq")
+    found = {name: Named(name) for name in names}
+    args = SimpleNamespace(quick=True, contestant=None, case=None, huge=False)
+    plan = command.plan(found, args)
+    assert {each.name for _, playing in plan for each in playing} == {"limit", "station"}
+    assert {case.name for case, _ in plan} < cases.CASE.keys()
+
+
+def test_what_is_asked_for_is_compared_with_the_limit():
+    """
+    A run of one rival in one case has the limit too; its ratios are to that.
+    """
+    found = {name: Named(name) for name in ("limit", "station", "zmq")}
+    args = SimpleNamespace(quick=False, contestant=["zmq"], case=["there"], huge=False)
+    [(case, playing)] = command.plan(found, args)
+    assert case.name == "there"
+    assert [each.name for each in playing] == ["limit", "zmq"]
+    ratios = command.with_ratios({"rate": 50, "cpu": 3}, {"rate": 100, "cpu": 1, "p50": 1})
+    assert ratios == {"rate": 50, "cpu": 3, "rate_ratio": 0.5, "cpu_ratio": 3}
+
+
+def test_a_measurement_replaces_what_was_known_of_the_same(small, tmp_path, monkeypatch):
+    """
+    Figures of other contestants and cases stay.
+    """
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.json")
+    limit, station = small["results"]
+    command.keep([limit, station], {})
+    command.keep([station | {"load": 9.0}], {})
+    kept = json.loads(command.RESULTS.read_text(encoding="utf-8"))
+    assert [each["load"] for each in kept["results"]] == [0.5, 9.0]
