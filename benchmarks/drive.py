@@ -23,8 +23,9 @@ from benchmarks.statistics import spread
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 1.0
 """About how long a run takes of a contestant that is too slow for all of the case's packets."""
-TIMEOUT = 300
-WARM_SHARE = 200  # a warm-up has this part of the packets
+TIMEOUT = 600
+WARM_SECONDS = 0.1
+"""A warm-up is repeated with more packets until it takes this long."""
 WARM_LEAST = 50
 
 Figures = dict[str, float]
@@ -50,8 +51,10 @@ def run(contestant: Contestant, case: Case) -> Figures:
             try:
                 output, _ = client.communicate(timeout=TIMEOUT)
             except subprocess.TimeoutExpired:
-                os.killpg(client.pid, signal.SIGKILL)
                 raise Failed(f"{contestant.name} took more than {TIMEOUT} s") from None
+            finally:
+                if client.poll() is None:
+                    os.killpg(client.pid, signal.SIGKILL)
         if client.returncode:
             raise Failed(f"the client of {contestant.name} failed")
         return dict(json.loads(output.splitlines()[-1]))
@@ -83,11 +86,9 @@ def measure(contestant: Contestant, case: Case, port: int, servers: list[int]) -
     """Run *case* after a warm-up, which also says how many packets it can be given."""
     step = getattr(contestant, case.kind)
     if case.kind != "pace":  # its count is its length
-        warm = replace(case, count=max(case.count // WARM_SHARE, WARM_LEAST * case.flows))
-        rate = warm.count / elapsed(step, port, warm)[1]
+        rate = warm_up(step, port, case)
         if not case.exact:
-            fitting = max(int(rate * SECONDS), warm.count)
-            case = replace(case, count=min(case.count, fitting))
+            case = replace(case, count=min(case.count, max(int(rate * SECONDS), WARM_LEAST)))
     processes = [os.getpid(), *servers]
     before = sum(map(cpu_seconds, processes))
     result, seconds = elapsed(step, port, case)
@@ -101,6 +102,14 @@ def measure(contestant: Contestant, case: Case, port: int, servers: list[int]) -
         "server_memory": max(map(peak_memory, servers)),
         **checked(result, case),
     }
+
+
+def warm_up(step: Any, port: int, case: Case) -> float:
+    """Return about how many packets a second there are."""
+    warm = replace(case, count=min(WARM_LEAST * case.flows, case.count))
+    while (seconds := elapsed(step, port, warm)[1]) < WARM_SECONDS and warm.count < case.count:
+        warm = replace(warm, count=min(4 * warm.count, case.count))
+    return warm.count / seconds
 
 
 def elapsed(step: Any, port: int, case: Case) -> tuple[Any, float]:

@@ -104,6 +104,16 @@ SECTIONS = (
     ),
 )
 
+FLAMES = """\
+## Where a packet's microsecond goes
+
+Samples of a whole stream's run, every 2 ms, starting Python included; the wider, the more time. `benchmarks/flame` draws
+them again, for any case.
+
+![The client's time](performance/flame-there-client.svg)
+
+![The server's time](performance/flame-there-server.svg)"""
+
 HEADINGS = {
     "rate_ratio": "{} × limit",
     "p50_ratio": "{} × limit",
@@ -115,6 +125,8 @@ HEADINGS = {
     "client_memory": "client MiB",
     "server_memory": "server MiB",
 }
+ALONE = 1.5  # load for each core that the benchmarks cause by themselves, at the most
+BUSY = ": **other work ran on the machine, so these ratios are rough**"
 BELOW = {"p50", "p99", "p50_ratio"}  # where less is better
 
 
@@ -138,7 +150,7 @@ def files(data: dict[str, Any]) -> dict[str, str]:
             if drawn := drawing(section, results):
                 found[name] = drawn
                 parts.append(f"![{section.title}]({name})")
-    parts += ["## How each is used", contestants_table(results)]
+    parts += [FLAMES, "## How each is used", contestants_table(results)]
     return {PAGE: "\n\n".join(parts) + "\n"} | found
 
 
@@ -155,6 +167,7 @@ def preface(data: dict[str, Any]) -> dict[str, str]:
         },
         "dates": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
         "load": f"{min(loads):g} to {max(loads):g}",
+        "busy": BUSY if max(loads) > ALONE * machine["cores"] else "",
         "runs": str(max(len(each["runs"]) for each in results)),
         "versions": versions,
         "missing": missing,
