@@ -21,7 +21,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
     # The standard library's own documentation is elsewhere.
-    ("py:.*", r"(collections|contextlib|enum)\..*"),
+    ("py:.*", r"(collections|contextlib|enum|os)\..*"),
     ("py:.*", r".*twisted\..*"),
     ("py:.*", r"pyf\.transport\.(frames|states)\..*|pyf\.station\.carrier\.StationProtocol"),
 ]
