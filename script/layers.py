@@ -79,21 +79,28 @@ ROOMS = (
     ),
     Room(
         "one machine for both roles; a flow in a file",
-        ("pyf.transport.record", "pyf.transport.patience", "pyf.transport.connection"),
+        (
+            "pyf.transport.record",
+            "pyf.transport.patience",
+            "pyf.transport.connection",
+            "pyf.transport.continuation",
+            "pyf.transport.machine",
+        ),
     ),
     Room(
         "rules",
         (
+            "pyf.transport.payloads",
             "pyf.transport.states",
             "pyf.transport.window",
             "pyf.transport.events",
             "pyf.transport.liveness",
+            "pyf.transport.resume",
         ),
     ),
     Room(
         "bytes, frames, values",
         (
-            "pyf.transport.payloads",
             "pyf.transport.frames",
             "pyf.transport.codec",
             "pyf.transport.packet",

@@ -228,6 +228,41 @@ def decode(data: bytes | memoryview) -> Any:
     raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
 
 
+# What follows the first byte of a value: bytes that are always there, bytes of a length, values for
+# each unit of that length (none: it counts bytes), values that are always there.
+_FOLLOWING: dict[int, tuple[int, int, int, int]] = {
+    **dict.fromkeys((*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3), (0, 0, 0, 0)),
+    **{0x80 + n: (0, 0, 0, 2 * n) for n in range(16)},
+    **{0x90 + n: (0, 0, 0, n) for n in range(16)},
+    **{0xA0 + n: (n, 0, 0, 0) for n in range(32)},
+    **{0xC4 + n: (0, 1 << n, 0, 0) for n in range(3)},
+    **{0xC7 + n: (1, 1 << n, 0, 0) for n in range(3)},
+    **{0xCA + n: (4 << n, 0, 0, 0) for n in range(2)},
+    **{0xCC + n: (1 << n, 0, 0, 0) for n in range(4)},
+    **{0xD0 + n: (1 << n, 0, 0, 0) for n in range(4)},
+    **{0xD4 + n: (1 + (1 << n), 0, 0, 0) for n in range(5)},
+    **{0xD9 + n: (0, 1 << n, 0, 0) for n in range(3)},
+    **{0xDC + n: (0, 2 << n, 1, 0) for n in range(2)},
+    **{0xDE + n: (0, 2 << n, 2, 0) for n in range(2)},
+}
+
+
+def skip(data: bytes, start: int, count: int) -> int:
+    """Return where the value behind *count* values begins, the first of which is at *start*.
+
+    Raises RemoteProtocolError where they are not within *data*.
+    """
+    while count and start < len(data) and (following := _FOLLOWING.get(data[start])):
+        always, width, each, values = following
+        start += 1
+        length = int.from_bytes(data[start : start + width], "big")
+        count += values + length * each - 1
+        start += width + always + (0 if each else length)
+    if count or start > len(data):
+        raise RemoteProtocolError("a batch does not hold its packets", code="malformed_batch")
+    return start
+
+
 def decode_maps(data: bytes | memoryview, count: int) -> list[dict[str, Any]]:
     """Return the *count* packets in *data*, a MessagePack array of maps, as dicts.
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyf.transport import codec, frames, payloads
+from pyf.transport.continuation import Continuation
 from pyf.transport.errors import (
-    FlowRefused,
     LocalProtocolError,
-    PacketTooLarge,
     RemoteProtocolError,
 )
 from pyf.transport.events import (
@@ -35,69 +33,27 @@ from pyf.transport.events import (
     PongReceived,
     ResultReceived,
 )
-from pyf.transport.frames import Frame, FrameParser, FrameType
+from pyf.transport.frames import OF_CONNECTION, Frame, FrameType
 from pyf.transport.limits import (
-    INITIAL_BYTES,
-    INITIAL_PACKETS,
-    MAX_REFUSED,
     MAX_SKIPPED,
     Limits,
 )
+from pyf.transport.machine import DEAF
+from pyf.transport.resume import packet_too_large
 from pyf.transport.states import (
     SENDERS,
     ConnectionState,
     FlowState,
     Role,
     advance_connection,
-    advance_flow,
 )
-from pyf.transport.window import ReceiveWindow, SendWindow
-
-MAX_FLOW = 2**32 - 1
-"""The last number that a flow can have."""
-
-# What a side has given up; and where, beyond that, it takes no packets.
-_GIVEN_UP = {
-    Role.CLIENT: (FlowState.ABANDONED, FlowState.CLOSED),
-    Role.SERVER: (FlowState.ANSWERED, FlowState.CLOSED),
-}
-_DEAF = {
-    Role.CLIENT: _GIVEN_UP[Role.CLIENT],
-    Role.SERVER: (FlowState.STOPPED, *_GIVEN_UP[Role.SERVER]),
-}
 
 
-@dataclass(slots=True)
-class _Flow:
-    """What the machine knows of one flow."""
-
-    id: int
-    state: FlowState
-    send: SendWindow
-    receive: ReceiveWindow
-
-
-class Connection:
+class Connection(Continuation):
     """One end of a connection, in the given *role*, with the bounds it keeps."""
 
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
-        self.role: Role = role
-        self.limits: Limits = limits or Limits()
-        self.state: ConnectionState = ConnectionState.AWAITING_HELLO
-        self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
-        self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
-        self._flows: dict[int, _Flow] = {}
-        self._last_flow = 0
-        self._out: list[bytes] = []
-        self._eof = False
-        self._hello_sent = False
-        self._leaving = False
-        self._skipped = 0
-        # Until the peer's HELLO comes, what every peer can be trusted to take.
-        self._peer_known = False
-        self._peer_max_packet = INITIAL_BYTES
-        self._peer_max_header = INITIAL_BYTES
-        self._peer_window = (INITIAL_PACKETS, INITIAL_BYTES)
+        super().__init__(role, limits)
         if role is Role.CLIENT:
             self._send_hello()
 
@@ -114,30 +70,30 @@ class Connection:
         timeout: float | None = None,
         waits: bool = True,
         length_hint: int | None = None,
+        resume: int | None = None,
+        name: str | None = None,
     ) -> int:
         """Open a flow and return its number. Without *header*, its first packet is the header.
 
         *timeout* is what the client gives the whole call, in seconds. A client that doesn't wait
         for the result (*waits*) may close the connection behind its END. *length_hint* is how many
-        packets the flow will probably have.
+        packets the flow will probably have. With *resume*, bytes of packets that are kept at the
+        most, the flow can go on over another connection once the server has answered with a
+        session; *name* says which flow it is across sessions.
 
         Raises FlowRefused where no more flows can be opened, PacketError if *header* cannot travel
         (before the peer's HELLO, one of more than ``INITIAL_BYTES`` cannot), ValueError for a
         timeout that is negative or not finite, or a length that is negative.
         """
-        self._check_sender(FrameType.OPEN)
-        if (
-            self._leaving
-            or self.state not in (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
-            or self._last_flow == MAX_FLOW
-        ):
-            raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
+        self._check_opening(FrameType.OPEN)
         if header is not None:
             size = len(codec.encode_packet(header))
             if size > self._peer_max_header:
-                raise _too_large(size, self._peer_max_header, "max_header")
-        payload = payloads.encode_open(header, timeout, waits, length_hint)
+                raise packet_too_large(size, self._peer_max_header, "max_header")
+        payload = payloads.encode_open(header, timeout, waits, length_hint, resume, name)
         flow = self._add_flow(self._last_flow + 1)
+        if resume is not None:
+            flow.keep(resume)
         self._send(flow, FrameType.OPEN, payload)
         return flow.id
 
@@ -147,20 +103,7 @@ class Connection:
         Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet that the
         peer does not take; it is then no longer in *pending*, and those before it have been sent.
         """
-        flow = self._flow(flow_id)
-        total = 0
-        while pending:
-            batch = flow.send.take(pending, self._peer_max_packet)
-            if not batch:
-                self._check_size(flow.send, pending)
-                break
-            packets = b"".join(batch) if len(batch) > 1 else batch[0]
-            flow.state = advance_flow(flow.state, self._batch_frame)
-            first = flow.send.sent_packets
-            self._out += frames.encode_batch(self._batch_frame, flow_id, first, len(batch), packets)
-            flow.send.spend(len(batch), len(packets))
-            total += len(batch)
-        return total
+        return self._send_batches(self._flow(flow_id), pending, self._peer_max_packet)
 
     def end(self, flow_id: int) -> None:
         """Say that the flow is whole (client)."""
@@ -194,7 +137,7 @@ class Connection:
             raise LocalProtocolError(text, code="malformed_value")
         payload = payloads.encode_result(consumed, flow.send.sent_packets, status, facts)
         if (size := len(payload) - frames.RESULT.size) > self._peer_max_packet:
-            raise _too_large(size, self._peer_max_packet, "max_packet")
+            raise packet_too_large(size, self._peer_max_packet, "max_packet")
         self._send(flow, FrameType.RESULT, payload)
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -206,9 +149,8 @@ class Connection:
         if flow is None:
             return
         due = flow.receive.consume(packets, size)
-        if due and flow.state not in _DEAF[self.role]:
-            credit = frames.CREDIT.pack(flow.receive.consumed_packets, *flow.receive.grant())
-            self._send(flow, FrameType.CREDIT, credit)
+        if due and flow.state not in DEAF[self.role]:
+            self._send_credit(flow)
 
     def ping(self, token: int) -> None:
         """Ask the peer for a PONG with the same *token*."""
@@ -301,12 +243,15 @@ class Connection:
         if not isinstance(kind, FrameType):
             self._skip()
             return None
+        if frame.flow in self._fenced and kind not in OF_CONNECTION:
+            return None
         if self.role.peer not in SENDERS[kind]:
             text = f"{kind.name} is not for the {self.role.peer.value} to send"
             raise RemoteProtocolError(text, code="unexpected_frame")
         try:
             self.state = advance_connection(self.state, kind)
-            return self._RECEIVERS[kind](self, frame)
+            receive = self._RECEIVERS.get(kind) or self._CONTINUATIONS[kind]
+            return receive(self, frame)
         except LocalProtocolError as error:
             raise RemoteProtocolError(str(error), code=error.code) from None
 
@@ -337,51 +282,37 @@ class Connection:
         )
 
     def _receive_open(self, frame: Frame) -> Event | None:
-        if frame.flow <= self._last_flow:
-            text = f"flow {frame.flow} is opened after flow {self._last_flow}"
-            raise RemoteProtocolError(text, code="flow_number")
-        says = payloads.decode_open(frame.payload)
-        flow = self._add_flow(frame.flow)
-        flow.state = advance_flow(flow.state, FrameType.OPEN)
-        limit, count = self.limits.max_flows, len(self._flows)
-        if count > limit + MAX_REFUSED:
-            text = f"{count} flows are open, where the server takes {limit} (its Limits.max_flows)"
-            raise RemoteProtocolError(
-                text, code="flood", limit=limit, actual=count, option="max_flows"
-            )
-        if self._leaving:
-            code, text = "draining", "the server is draining: it takes no new flow"
-        elif count > limit:
-            code = "too_many_flows"
-            text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
-        else:
-            return FlowOpened(flow_id=flow.id, **says._asdict())
-        self.finish(flow.id, 0, "refused", code=code, message=text)
-        return None
+        facts = payloads.decode_open(frame.payload)
+        flow = self._opened(frame)
+        if refusal := self._refusal():
+            code, text = refusal
+            self.finish(flow.id, 0, "refused", code=code, message=text)
+            return None
+        return FlowOpened(flow_id=flow.id, **facts._asdict())
 
     def _receive_packets(self, frame: Frame) -> Event | None:
         batch = frames.decode_batch(frame.payload)
         flow, wanted = self._advance(frame)
-        if batch.first != flow.receive.received_packets:
-            due = flow.receive.received_packets
-            text = f"packet {batch.first} came where packet {due} was next"
-            raise RemoteProtocolError(text, code="sequence")
-        flow.receive.receive(batch.packets, batch.size)
-        if not wanted or flow.state in _DEAF[self.role]:
+        news = flow.without_overlap(batch)
+        if news is None:
             return None
-        return PacketsReceived(flow_id=flow.id, batch=batch)
+        flow.receive.receive(news.packets, news.size)
+        if not wanted or flow.state in DEAF[self.role]:
+            return None
+        return PacketsReceived(flow_id=flow.id, batch=news)
 
     def _receive_end(self, frame: Frame) -> Event | None:
         (count,) = frames.END.unpack(frame.payload)
         flow, wanted = self._advance(frame)
         flow.receive.check_count(count)
+        wanted &= flow.hear(FrameType.END)
         return FlowEnded(flow_id=flow.id, count=count) if wanted else None
 
     def _receive_abort(self, frame: Frame) -> Event | None:
         count, error_class = payloads.decode_abort(frame.payload)
         flow, wanted = self._advance(frame)
         flow.receive.check_count(count)
-        if not wanted:
+        if not (wanted and flow.hear(FrameType.ABORT)):
             return None
         return FlowAborted(flow_id=flow.id, count=count, error_class=error_class)
 
@@ -389,6 +320,7 @@ class Connection:
         if self._gone(frame):
             return None
         flow, wanted = self._advance(frame)
+        wanted &= flow.hear(FrameType.CANCEL)
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
@@ -396,6 +328,8 @@ class Connection:
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)
+        if flow.kept is not None:
+            self._out += frames.encode_frame(FrameType.ACK, flow.id)
         if not wanted:
             return None
         return ResultReceived(
@@ -407,8 +341,7 @@ class Connection:
             return None
         consumed, packets, size = frames.CREDIT.unpack(frame.payload)
         flow, wanted = self._advance(frame)
-        flow.send.check_consumed(consumed)
-        flow.send.grant(packets, size)
+        flow.grant(consumed, packets, size)
         return CreditReceived(flow_id=flow.id, consumed=consumed) if wanted else None
 
     def _receive_stop(self, frame: Frame) -> Event | None:
@@ -442,8 +375,6 @@ class Connection:
         FrameType.STOP: _receive_stop,
     }
 
-    # What they share
-
     def _send_hello(self) -> None:
         self._hello_sent = True
         self._out += frames.encode_frame(FrameType.HELLO, 0, payloads.encode_hello(self.limits))
@@ -452,66 +383,3 @@ class Connection:
         self._leaving = True
         payload = payloads.encode_go_away(self._last_flow, code, message)
         self._out += frames.encode_frame(FrameType.GOAWAY, 0, payload)
-
-    def _send(self, flow: _Flow, type: FrameType, *payload: bytes) -> None:
-        self._check_sender(type)
-        flow.state = advance_flow(flow.state, type)
-        self._out += frames.encode_frame(type, flow.id, *payload)
-        self._forget_closed(flow)
-
-    def _check_sender(self, type: FrameType) -> None:
-        if self.role not in SENDERS[type]:
-            text = f"{type.name} is not for the {self.role.value} to send"
-            raise LocalProtocolError(text, code="unexpected_frame")
-
-    def _advance(self, frame: Frame) -> tuple[_Flow, bool]:
-        """Apply a received frame to its flow; return it, and whether its user still cares."""
-        kind = FrameType(frame.type)
-        flow = self._flows.get(frame.flow)
-        if flow is None:
-            text = f"{kind.name} on flow {frame.flow}, which is not open"
-            raise RemoteProtocolError(text, code="unknown_flow")
-        wanted = not self._done_receiving(flow)
-        flow.state = advance_flow(flow.state, kind)
-        self._forget_closed(flow)
-        return flow, wanted
-
-    def _done_receiving(self, flow: _Flow) -> bool:
-        return flow.state in _GIVEN_UP[self.role]
-
-    def _gone(self, frame: Frame) -> bool:
-        """Whether a frame is for a flow that closed while the frame was on its way."""
-        return frame.flow not in self._flows and 0 < frame.flow <= self._last_flow
-
-    def _add_flow(self, number: int) -> _Flow:
-        receive = ReceiveWindow(self.limits.window_packets, self.limits.window_bytes)
-        flow = _Flow(number, FlowState.IDLE, SendWindow(*self._peer_window), receive)
-        self._flows[number] = flow
-        self._last_flow = number
-        return flow
-
-    def _forget_closed(self, flow: _Flow) -> None:
-        if flow.state is FlowState.CLOSED:
-            del self._flows[flow.id]
-
-    def _check_size(self, window: SendWindow, pending: deque[bytes]) -> None:
-        """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
-        size, limit = len(pending[0]), self._peer_max_packet
-        if size > limit and self._peer_known and window.open_packets > 0:
-            pending.popleft()
-            raise _too_large(size, limit, "max_packet")
-
-    def _flow(self, flow_id: int) -> _Flow:
-        try:
-            return self._flows[flow_id]
-        except KeyError:
-            raise LocalProtocolError(f"flow {flow_id} is not open", code="unknown_flow") from None
-
-
-def _too_large(size: int, limit: int, option: str) -> PacketTooLarge:
-    return PacketTooLarge(
-        f"a packet of {size} bytes, where the peer takes {limit} (its Limits.{option})",
-        size=size,
-        limit=limit,
-        option=option,
-    )

@@ -5,7 +5,8 @@
     StationError
     ├── ConnectFailed        (ConnectionError)  no connection could be made
     ├── ConnectionLost       (ConnectionError)  the connection ended before the flow did
-    │   └── OutcomeUnknown                      … after the whole flow was sent: no result came
+    │   ├── OutcomeUnknown                      … after the whole flow was sent: no result came
+    │   └── ResumeRejected                      … and the server does not let it go on
     ├── ServerError                             the handler failed, or said ``client.error(…)``
     ├── ClientError                             the client's generator failed (raised in ``flow``)
     ├── BadFlowEnding                           the connection ended before the flow (as above)
@@ -79,6 +80,18 @@ class OutcomeUnknown(ConnectionLost):
     """The whole flow was sent, but no result came: the handler may have succeeded, or not."""
 
 
+class ResumeRejected(ConnectionLost):
+    """The flow lost its connection, and cannot go on over another one. This is final.
+
+    The handler has not succeeded with the whole flow.
+    """
+
+    code: str = ""
+    """Why: ``"other_boot"`` (the server was restarted), ``"unknown_session"`` (the session has
+    ended: its time was over, say), ``"gap"``, ``"not_resumable"`` or ``"expired"`` (no server
+    answered in time)."""
+
+
 class ServerError(StationError):
     """The handler failed, or said ``client.error(…)``."""
 
@@ -119,7 +132,7 @@ class FlowRefused(StationError):
     """The flow was refused before a handler saw it. It is safe to send it again, or elsewhere."""
 
     code: str = ""
-    """``"busy"``, ``"draining"`` or ``"too_many_flows"``."""
+    """``"busy"``, ``"draining"``, ``"too_many_flows"`` or ``"not_resumable"``."""
 
 
 class FlowCancelled(StationError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyf.transport.frames import Batch
 from pyf.transport.packet import Packet
+from pyf.transport.resume import Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,11 @@ class FlowOpened(FlowEvent):
     """Whether the client waits for the result; if not, it may close behind its END."""
     length_hint: int | None = None
     """Packets that the flow will probably have, where the client knows; nothing relies on it."""
+    resume: int | None = None
+    """Bytes of packets that the client keeps, for the flow to go on over another connection; None
+    where it does not ask for that."""
+    name: str | None = None
+    """Which flow it is, across sessions; None where it is a new one each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +138,54 @@ class ConnectionClosed(Event):
 
     mid_frame: bool
     """Whether a frame was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened(FlowEvent):
+    """The flow can go on over another connection."""
+
+    ticket: Ticket
+    """What to come back with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested(FlowEvent):
+    """A client wants a flow of another connection to go on here."""
+
+    boot_id: bytes
+    """The run of the server that has opened the session."""
+    session_id: bytes
+    """The session."""
+    token: bytes
+    """The secret that shows that the session is the client's."""
+    received_back: int
+    """Messages that the client has received."""
+    first_available: int
+    """Number of the first packet that the client still has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowResumed(FlowEvent):
+    """The flow goes on, under the number that it has on this connection."""
+
+    token: bytes
+    """The token for the next time."""
+    generation: int
+    """How many connections have carried the flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRejected(FlowEvent):
+    """The flow does not go on here."""
+
+    code: str
+    """Why: a code of the wire specification."""
+    message: str
+    """Why, for people."""
+    final: bool
+    """Whether it never will."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultAcknowledged(FlowEvent):
+    """The client has the result: it need not be kept. The flow may be one that closed long ago."""

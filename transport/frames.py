@@ -39,6 +39,15 @@ class FrameType(IntEnum):
     PONG = 0x0B
     GOAWAY = 0x0C
     STOP = 0x0D
+    OPENED = 0x0E
+    RESUME = 0x0F
+    RESUMED = 0x10
+    REJECT = 0x11
+    ACK = 0x12
+
+
+OF_CONNECTION = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, FrameType.GOAWAY})
+"""Those that belong to no flow."""
 
 
 class Frame(NamedTuple):
@@ -75,6 +84,11 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.PONG: (8, 8),
     FrameType.GOAWAY: (GOAWAY.size + 1, MAX_CONTROL),
     FrameType.STOP: (0, 0),
+    FrameType.OPENED: (1, MAX_CONTROL),
+    FrameType.RESUME: (1, MAX_CONTROL),
+    FrameType.RESUMED: (1, MAX_CONTROL),
+    FrameType.REJECT: (1, MAX_CONTROL),
+    FrameType.ACK: (0, 0),
 }
 
 # The limit of the receiver that a frame was too long for.
@@ -125,6 +139,16 @@ class Batch(NamedTuple):
         Raises RemoteProtocolError if they are not what was announced.
         """
         return codec.decode_maps(memoryview(self.payload)[8:], self.packets)
+
+    def without(self, count: int) -> Batch:
+        """Return the batch without its first *count* packets, of which it has more.
+
+        Raises RemoteProtocolError if they are not what was announced.
+        """
+        start = codec.skip(self.payload, BATCH.size, count)
+        first, packets = self.first + count, self.packets - count
+        head = BATCH.pack(first, ARRAY32, packets)
+        return Batch(first, packets, head + self.payload[start:])
 
 
 def decode_batch(payload: bytes) -> Batch:

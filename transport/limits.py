@@ -35,6 +35,9 @@ MAX_WINDOW = 2**62
 HEADER_ROOM = KIB
 """Payload bytes of an OPEN beside its header."""
 
+MAX_NAME = 200
+"""Characters of the name that a client gives a flow: with their bytes, they fit HEADER_ROOM."""
+
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
@@ -80,6 +83,10 @@ class Limits:
     window_bytes: int = 1 * MIB
     """Bytes of packets of one flow that may be on the way or wait unread, each way: a round trip
     of 8 ms at 1 Gbit/s. One packet of any size may pass while half of it is open."""
+
+    retention: int = 1 * MIB
+    """Bytes of packets of one flow that a client keeps until the handler has taken them, where the
+    flow is to survive its connection. The window in use is no larger."""
 
     max_flows: int = 16384
     """Flows open at once on one connection."""
@@ -138,5 +145,6 @@ _RANGES = {
     "max_header": (INITIAL_BYTES, MAX_FRAME),
     "window_packets": (INITIAL_PACKETS, MAX_WINDOW),
     "window_bytes": (INITIAL_BYTES, MAX_WINDOW),
+    "retention": (INITIAL_BYTES, MAX_WINDOW),
     "min_ping_interval": (0, LONGEST_PING_INTERVAL),
 }

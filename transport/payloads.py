@@ -16,10 +16,13 @@ from pyf.transport.limits import (
     INITIAL_PACKETS,
     LONGEST_PING_INTERVAL,
     MAX_FRAME,
+    MAX_NAME,
     MAX_TEXT,
+    MAX_WINDOW,
     Limits,
 )
 from pyf.transport.packet import Packet
+from pyf.transport.resume import Ticket
 
 SOFTWARE = "pyf.station"
 """What a HELLO of ours says of its sender."""
@@ -47,7 +50,31 @@ _OPEN: _Schema = {
     "timeout": (float, _NONE),
     "waits": (bool, _NONE),
     "length_hint": (int, _NONE),
+    "resume": (int, _NONE),
+    "name": (str, _NONE),
 }
+_OPENED: _Schema = {
+    "boot_id": (bytes,),
+    "session_id": (bytes,),
+    "token": (bytes,),
+    "ttl": (float,),
+    "window": (int,),
+    "start": (int, _NONE),
+}
+_RESUME: _Schema = {
+    "boot_id": (bytes,),
+    "session_id": (bytes,),
+    "token": (bytes,),
+    "received_back": (int,),
+    "first_available": (int,),
+}
+_RESUMED: _Schema = {
+    "next_sequence": (int,),
+    "received_back": (int,),
+    "token": (bytes,),
+    "generation": (int,),
+}
+_REJECT: _Schema = {"code": (str,), "message": (str, _NONE), "final": (bool,)}
 _ABORT: _Schema = {"error_class": (str,)}
 _ERROR: _Schema = {
     "code": (str, _NONE),
@@ -78,6 +105,35 @@ class Open(NamedTuple):
     timeout: float | None
     waits: bool
     length_hint: int | None
+    resume: int | None
+    name: str | None
+
+
+class Resume(NamedTuple):
+    """What a RESUME says."""
+
+    boot_id: bytes
+    session_id: bytes
+    token: bytes
+    received_back: int
+    first_available: int
+
+
+class Resumed(NamedTuple):
+    """What a RESUMED says."""
+
+    next_sequence: int
+    received_back: int
+    token: bytes
+    generation: int
+
+
+class Reject(NamedTuple):
+    """What a REJECT says."""
+
+    code: str
+    message: str
+    final: bool
 
 
 class Result(NamedTuple):
@@ -138,32 +194,102 @@ def encode_open(
     timeout: float | None,
     waits: bool,
     length_hint: int | None = None,
+    resume: int | None = None,
+    name: str | None = None,
 ) -> bytes:
     """Return the payload of an OPEN.
 
-    Raises ValueError for a *timeout* that is no duration, or a *length_hint* that is no length.
+    Raises ValueError for a *timeout* that is no duration, a *length_hint* that is no length, less
+    than INITIAL_BYTES to *resume* with, or a *name* of more than MAX_NAME characters.
     """
+    fields: dict[str, Any] = {"header": header, "timeout": timeout, "waits": waits}
     if timeout is not None:
-        timeout = float(timeout)
+        fields["timeout"] = timeout = float(timeout)
         if not 0 <= timeout < inf:
             raise ValueError(f"a timeout of {timeout} seconds")
-    fields = {"header": header, "timeout": timeout, "waits": waits}
     if length_hint is not None:
         if not 0 <= length_hint <= MAX_LENGTH:
             raise ValueError(f"a length of {length_hint} packets")
         fields["length_hint"] = length_hint
+    if resume is not None:
+        fields["resume"] = resume
+        if not INITIAL_BYTES <= resume <= MAX_WINDOW:
+            raise ValueError(f"to keep {resume} bytes, where at least {INITIAL_BYTES} are needed")
+    if name is not None:
+        fields["name"] = name
+        if not 0 < len(name) <= MAX_NAME:
+            raise ValueError(f"a flow's name has 1 to {MAX_NAME} characters, not {len(name)}")
     return codec.encode_packet(fields)
 
 
 def decode_open(payload: bytes) -> Open:
     """Return what an OPEN says; raises RemoteProtocolError."""
-    header, timeout, waits, length_hint = _decode_fields(payload, 0, _OPEN).values()
+    fields = _decode_fields(payload, 0, _OPEN)
+    header, timeout, waits, length_hint, resume, name = fields.values()
     if timeout is not None and not 0 <= timeout < inf:
         raise RemoteProtocolError(f"a timeout of {timeout} seconds", code="malformed_value")
     if length_hint is not None and not 0 <= length_hint <= MAX_LENGTH:
         raise RemoteProtocolError("a length that no flow can have", code="malformed_value")
-    header = None if header is None else Packet(header)
-    return Open(header, timeout, waits is not False, length_hint)
+    if resume is not None and not INITIAL_BYTES <= resume <= MAX_WINDOW:
+        raise RemoteProtocolError(f"a client that keeps {resume} bytes", code="malformed_value")
+    if name is not None and not 0 < len(name) <= MAX_NAME:
+        text = f"a flow's name of {len(name)} characters"
+        raise RemoteProtocolError(text, code="malformed_value")
+    packet = None if header is None else Packet(header)
+    return Open(packet, timeout, waits is not False, length_hint, resume, name)
+
+
+def encode_opened(ticket: Ticket) -> bytes:
+    """Return the payload of an OPENED."""
+    return codec.encode_packet(ticket._asdict())
+
+
+def decode_opened(payload: bytes) -> Ticket:
+    """Return what an OPENED says; raises RemoteProtocolError."""
+    fields = _decode_fields(payload, 0, _OPENED)
+    fields["start"] = fields["start"] or 0
+    ticket = Ticket(**fields)
+    _check_numbers(ticket.start)
+    if not (0 < ticket.ttl < inf and INITIAL_BYTES <= ticket.window <= MAX_WINDOW):
+        text = f"a session of {ticket.ttl} seconds and {ticket.window} bytes"
+        raise RemoteProtocolError(text, code="malformed_value")
+    return ticket
+
+
+def encode_resume(ticket: Ticket, received_back: int, first_available: int) -> bytes:
+    """Return the payload of a RESUME."""
+    head = ticket.boot_id, ticket.session_id, ticket.token
+    return codec.encode_packet(Resume(*head, received_back, first_available)._asdict())
+
+
+def decode_resume(payload: bytes) -> Resume:
+    """Return what a RESUME says; raises RemoteProtocolError."""
+    request = Resume(**_decode_fields(payload, 0, _RESUME))
+    _check_numbers(request.received_back, request.first_available)
+    return request
+
+
+def encode_resumed(next_sequence: int, received_back: int, token: bytes, generation: int) -> bytes:
+    """Return the payload of a RESUMED."""
+    return codec.encode_packet(Resumed(next_sequence, received_back, token, generation)._asdict())
+
+
+def decode_resumed(payload: bytes) -> Resumed:
+    """Return what a RESUMED says; raises RemoteProtocolError."""
+    answer = Resumed(**_decode_fields(payload, 0, _RESUMED))
+    _check_numbers(answer.next_sequence, answer.received_back, answer.generation)
+    return answer
+
+
+def encode_reject(code: str, message: str, final: bool) -> bytes:
+    """Return the payload of a REJECT."""
+    return codec.encode_packet({"code": code, "message": _text(message), "final": final})
+
+
+def decode_reject(payload: bytes) -> Reject:
+    """Return what a REJECT says; raises RemoteProtocolError."""
+    fields = _decode_fields(payload, 0, _REJECT)
+    return Reject(fields["code"], fields["message"] or "", fields["final"])
 
 
 def encode_abort(count: int, error_class: str) -> bytes:
@@ -205,6 +331,12 @@ def decode_go_away(payload: bytes) -> tuple[int, str, str]:
     (last_flow,) = frames.GOAWAY.unpack_from(payload)
     fields = _decode_fields(payload, frames.GOAWAY.size, _GO_AWAY)
     return last_flow, fields["code"], fields["message"]
+
+
+def _check_numbers(*numbers: int) -> None:
+    for number in numbers:
+        if not 0 <= number <= MAX_WINDOW:
+            raise RemoteProtocolError(f"a count of {number}", code="malformed_value")
 
 
 def _text(text: str) -> str:

@@ -44,6 +44,8 @@ class FlowState(Enum):
 
     IDLE = "idle"
     """Not opened yet."""
+    RESUMING = "resuming"
+    """The client wants a flow of another connection to go on here; no answer yet."""
     STREAMING = "streaming"
     """The client sends packets, the server may answer."""
     STOPPED = "stopped"
@@ -72,19 +74,28 @@ SENDERS: dict[FrameType, frozenset[Role]] = {
     FrameType.PONG: frozenset(Role),
     FrameType.GOAWAY: frozenset(Role),
     FrameType.STOP: frozenset({Role.SERVER}),
+    FrameType.OPENED: frozenset({Role.SERVER}),
+    FrameType.RESUME: frozenset({Role.CLIENT}),
+    FrameType.RESUMED: frozenset({Role.SERVER}),
+    FrameType.REJECT: frozenset({Role.SERVER}),
+    FrameType.ACK: frozenset({Role.CLIENT}),
 }
 """Who may send a frame at all."""
 
 _C, _F = ConnectionState, FrameType
 
 _ANY_TIME = (_F.PING, _F.PONG)
-_ON_FLOWS = (_F.DATA, _F.END, _F.ABORT, _F.CANCEL, _F.MESSAGE, _F.RESULT, _F.CREDIT, _F.STOP)
+_ON_FLOWS = (
+    *(_F.DATA, _F.END, _F.ABORT, _F.CANCEL, _F.MESSAGE, _F.RESULT, _F.CREDIT),
+    *(_F.OPENED, _F.RESUMED, _F.REJECT, _F.ACK, _F.STOP),
+)
 
 CONNECTION_MOVES: dict[tuple[ConnectionState, FrameType], ConnectionState] = {
     (_C.AWAITING_HELLO, _F.HELLO): _C.READY,
     (_C.AWAITING_HELLO, _F.GOAWAY): _C.REFUSED,
     (_C.REFUSED, _F.GOAWAY): _C.REFUSED,
     (_C.READY, _F.OPEN): _C.READY,
+    (_C.READY, _F.RESUME): _C.READY,
     **{(_C.READY, frame): _C.READY for frame in (*_ON_FLOWS, *_ANY_TIME)},
     (_C.READY, _F.GOAWAY): _C.DRAINING,
     **{(_C.DRAINING, frame): _C.DRAINING for frame in (*_ON_FLOWS, *_ANY_TIME)},
@@ -96,6 +107,10 @@ _S = FlowState
 
 FLOW_MOVES: dict[tuple[FlowState, FrameType], FlowState] = {
     (_S.IDLE, _F.OPEN): _S.STREAMING,
+    (_S.IDLE, _F.RESUME): _S.RESUMING,
+    (_S.RESUMING, _F.RESUMED): _S.STREAMING,
+    (_S.RESUMING, _F.REJECT): _S.CLOSED,
+    (_S.STREAMING, _F.OPENED): _S.STREAMING,
     (_S.STREAMING, _F.DATA): _S.STREAMING,
     (_S.STREAMING, _F.MESSAGE): _S.STREAMING,
     (_S.STREAMING, _F.CREDIT): _S.STREAMING,
@@ -112,16 +127,19 @@ FLOW_MOVES: dict[tuple[FlowState, FrameType], FlowState] = {
     (_S.STOPPED, _F.CANCEL): _S.ABANDONED,
     (_S.STOPPED, _F.RESULT): _S.ANSWERED,
     (_S.ENDED, _F.STOP): _S.ENDED,
+    (_S.ENDED, _F.OPENED): _S.ENDED,
     (_S.ENDED, _F.MESSAGE): _S.ENDED,
     (_S.ENDED, _F.CREDIT): _S.ENDED,
     (_S.ENDED, _F.CANCEL): _S.ABANDONED,
     (_S.ENDED, _F.RESULT): _S.CLOSED,
+    (_S.ANSWERED, _F.ACK): _S.ANSWERED,
     (_S.ANSWERED, _F.DATA): _S.ANSWERED,
     (_S.ANSWERED, _F.CREDIT): _S.ANSWERED,
     (_S.ANSWERED, _F.END): _S.CLOSED,
     (_S.ANSWERED, _F.ABORT): _S.CLOSED,
     (_S.ANSWERED, _F.CANCEL): _S.CLOSED,
     (_S.ABANDONED, _F.STOP): _S.ABANDONED,
+    (_S.ABANDONED, _F.OPENED): _S.ABANDONED,
     (_S.ABANDONED, _F.MESSAGE): _S.ABANDONED,
     (_S.ABANDONED, _F.CREDIT): _S.ABANDONED,
     (_S.ABANDONED, _F.RESULT): _S.CLOSED,

@@ -16,13 +16,20 @@ from collections import deque
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
 
 
 class SendWindow:
     """What this side may still send on one flow."""
 
-    __slots__ = ("bytes_limit", "packets_limit", "sent_bytes", "sent_packets", "window_bytes")
+    __slots__ = (
+        "bytes_limit",
+        "most",
+        "packets_limit",
+        "sent_bytes",
+        "sent_packets",
+        "window_bytes",
+    )
 
     def __init__(self, packets: int, size: int) -> None:
         self.sent_packets: int = 0
@@ -30,6 +37,7 @@ class SendWindow:
         self.packets_limit: int = packets
         self.bytes_limit: int = size
         self.window_bytes: int = size
+        self.most: int = MAX_WINDOW
 
     @property
     def open_packets(self) -> int:
@@ -83,8 +91,18 @@ class SendWindow:
 
     def widen(self, packets: int, size: int) -> None:
         """Take the windows of the peer's HELLO, which came after the first packets were sent."""
+        size = min(size, self.most)
         self.window_bytes = max(self.window_bytes, size)
         self.grant(packets, size)
+
+    def narrow(self, size: int) -> None:
+        """Use no more than *size* bytes of the window: so much is kept until it is counted.
+
+        To be called before anything is sent.
+        """
+        self.most = size
+        self.window_bytes = min(self.window_bytes, size)
+        self.bytes_limit = min(self.bytes_limit, size)
 
 
 class ReceiveWindow:
@@ -146,6 +164,10 @@ class ReceiveWindow:
             2 * (self.consumed_packets - self._granted_packets) >= self.window_packets
             or 2 * (self.consumed_bytes - self._granted_bytes) >= self.window_bytes
         )
+
+    def narrow(self, size: int) -> None:
+        """Grant no more than *size* bytes at a time, for the peer cannot use more."""
+        self.window_bytes = min(self.window_bytes, size)
 
     def grant(self) -> tuple[int, int]:
         """Return the limits, in packets and in bytes, to send in a CREDIT now."""

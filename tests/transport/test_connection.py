@@ -21,7 +21,7 @@ from pyf.transport import (
     UnsupportedValue,
     encode_packet,
 )
-from pyf.transport import connection as module
+from pyf.transport import machine as module
 from pyf.transport.events import (
     ConnectionClosed,
     CreditReceived,
@@ -57,13 +57,19 @@ from pyf.transport.payloads import (
     encode_go_away,
     encode_hello,
     encode_open,
+    encode_opened,
+    encode_reject,
     encode_result,
+    encode_resume,
+    encode_resumed,
 )
+from pyf.transport.resume import Ticket
 from pyf.transport.states import FLOW_MOVES, SENDERS, ConnectionState, FlowState
 
 CLIENT, SERVER = Role.CLIENT, Role.SERVER
 SMALL = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
 ROW = {"a": 1}
+TICKET = Ticket(bytes(16), bytes(16), bytes(32), 120.0, INITIAL_BYTES, 0)
 NO_ERROR: dict[str, Any] = dict.fromkeys(
     ("code", "error_class", "error_id", "message", "traceback")
 )
@@ -95,6 +101,11 @@ def legal(kind: FrameType, flow: int, first: int = 0) -> bytes:
         FrameType.PING: bytes(8),
         FrameType.PONG: bytes(8),
         FrameType.GOAWAY: encode_go_away(0, "draining", ""),
+        FrameType.OPENED: encode_opened(TICKET),
+        FrameType.RESUME: encode_resume(TICKET, 0, first),
+        FrameType.RESUMED: encode_resumed(first, 0, bytes(32), 2),
+        FrameType.REJECT: encode_reject("gap", "", final=True),
+        FrameType.ACK: b"",
     }[kind]
     return frame(kind, flow, payload)
 
@@ -746,7 +757,7 @@ BREACHES = {
     ),
     "open after goaway": (legal(FrameType.GOAWAY, 0) + OPEN, "unexpected_frame"),
     "header that is no map": (frame(FrameType.OPEN, 1, b"\x90"), "malformed_value"),
-    "unknown frame": (frame(0x0E, 0), "unknown_frame"),
+    "unknown frame": (frame(0x13, 0), "unknown_frame"),
     "credit for flow 0": (frame(FrameType.CREDIT, 0, bytes(24)), "unknown_flow"),
 }
 
@@ -790,7 +801,11 @@ def reach(pair: Any, role: Role, state: FlowState) -> Connection:
     client, server = pair.client, pair.server
     if state is FlowState.IDLE:
         return pair[role]
-    client.open_flow()
+    if state is FlowState.RESUMING:
+        other = Connection(CLIENT)
+        client.resume_flow(other.flow(other.open_flow(resume=INITIAL_BYTES)), TICKET)
+    else:
+        client.open_flow(resume=INITIAL_BYTES)
     pair.to_server()
     if state is FlowState.STOPPED:
         server.stop(1)
@@ -810,12 +825,15 @@ def reach(pair: Any, role: Role, state: FlowState) -> Connection:
     return pair[role]
 
 
+LATE = (FrameType.CANCEL, FrameType.CREDIT, FrameType.ACK)
+
+
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("kind", FrameType)
 @pytest.mark.parametrize("state", FlowState)
 def test_every_frame_in_every_state_is_a_transition_or_a_breach(connect, feed, role, kind, state):
     machine = reach(connect(), role, state)
-    late = state is FlowState.CLOSED and kind in (FrameType.CANCEL, FrameType.CREDIT)
+    late = state is FlowState.CLOSED and kind in LATE
     free = kind in (FrameType.PING, FrameType.PONG, FrameType.GOAWAY)
     allowed = role.peer in SENDERS[kind] and (free or late or (state, kind) in FLOW_MOVES)
     if allowed:

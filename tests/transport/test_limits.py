@@ -19,7 +19,7 @@ limits: Any = Limits
 FIELDS = dataclasses.fields(Limits)
 COUNTS = {
     *("max_packet", "max_header", "window_packets", "window_bytes", "max_flows"),
-    "ping_misses",
+    *("ping_misses", "retention"),
 }
 TIMES = {field.name for field in FIELDS} - COUNTS
 
@@ -59,6 +59,7 @@ def test_a_time_is_an_int_or_a_float_that_ends(name):
         ("max_header", INITIAL_BYTES, MAX_FRAME),
         ("window_packets", INITIAL_PACKETS, MAX_WINDOW),
         ("window_bytes", INITIAL_BYTES, MAX_WINDOW),
+        ("retention", INITIAL_BYTES, MAX_WINDOW),
     ],
 )
 def test_a_bound_lies_between_what_a_client_may_assume_and_what_fits_the_wire(name, least, most):

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyf.transport import Limits, Packet, RemoteProtocolError, encode_packet, payloads
-from pyf.transport.limits import INITIAL_BYTES, MAX_CONTROL, MAX_FRAME, MAX_TEXT
+from pyf.transport.limits import (
+    HEADER_ROOM,
+    INITIAL_BYTES,
+    MAX_CONTROL,
+    MAX_FRAME,
+    MAX_NAME,
+    MAX_TEXT,
+)
+from pyf.transport.resume import Ticket
 
 HELLO = {
     "max_packet": 1 << 20,
@@ -88,14 +96,16 @@ def test_a_hello_that_cannot_be_is_refused(payload, code):
 @pytest.mark.parametrize("header", [None, {}, {"a": 1}])
 @pytest.mark.parametrize("timeout", [None, 0, 1.5, 3])
 @pytest.mark.parametrize(("waits", "length"), [(True, None), (False, 0), (True, 2**64 - 1)])
-def test_open_comes_back(header, timeout, waits, length):
-    found = payloads.decode_open(payloads.encode_open(header, timeout, waits, length))
-    assert found == (header, timeout, waits, length)
+@pytest.mark.parametrize(("resume", "name"), [(None, None), (INITIAL_BYTES, "orders")])
+def test_open_comes_back(header, timeout, waits, length, resume, name):
+    payload = payloads.encode_open(header, timeout, waits, length, resume, name)
+    found = payloads.decode_open(payload)
+    assert found == (header, timeout, waits, length, resume, name)
     assert header is None or type(found.header) is Packet
 
 
 def test_an_open_may_leave_out_everything():
-    assert payloads.decode_open(b"\x80") == (None, None, True, None)
+    assert payloads.decode_open(b"\x80") == (None, None, True, None, None, None)
 
 
 @pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf, -math.inf])
@@ -181,6 +191,10 @@ DECODERS = [
     (payloads.decode_abort, 9),
     (payloads.decode_result, 17),
     (payloads.decode_go_away, 5),
+    (payloads.decode_opened, 1),
+    (payloads.decode_resume, 1),
+    (payloads.decode_resumed, 1),
+    (payloads.decode_reject, 1),
 ]
 
 
@@ -196,3 +210,65 @@ def test_arbitrary_bytes_are_read_or_refused(decode, least):
             decode(payload)
 
     check()
+
+
+TICKET = Ticket(b"boot", b"session", b"token", 120.0, INITIAL_BYTES, 7)
+
+
+def test_what_resumes_a_flow_comes_back():
+    assert payloads.decode_opened(payloads.encode_opened(TICKET)) == TICKET
+    found = payloads.decode_resume(payloads.encode_resume(TICKET, 3, 4))
+    assert found == (b"boot", b"session", b"token", 3, 4)
+    assert payloads.decode_resumed(payloads.encode_resumed(1, 2, b"new", 3)) == (1, 2, b"new", 3)
+    found = payloads.decode_reject(payloads.encode_reject("gap", "text", final=True))
+    assert found == ("gap", "text", True)
+
+
+def test_an_opened_may_leave_out_where_to_start_and_a_reject_its_text():
+    fields = TICKET._asdict() | {"start": None}
+    assert payloads.decode_opened(encode_packet(fields)).start == 0
+    found = payloads.decode_reject(encode_packet({"code": "gap", "final": False}))
+    assert found == ("gap", "", False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ttl": 0.0}, {"ttl": math.inf}, {"ttl": math.nan}, {"window": 1}, {"start": -1}],
+)
+def test_a_session_that_cannot_work_is_refused(change):
+    with pytest.raises(RemoteProtocolError) as caught:
+        payloads.decode_opened(encode_packet(TICKET._asdict() | change))
+    assert caught.value.code == "malformed_value"
+
+
+@pytest.mark.parametrize("number", [-1, 2**64])
+def test_a_count_that_no_flow_can_have_is_refused(number):
+    for payload, decode in (
+        (payloads.encode_resume(TICKET, number, 0), payloads.decode_resume),
+        (payloads.encode_resume(TICKET, 0, number), payloads.decode_resume),
+        (payloads.encode_resumed(number, 0, b"", 0), payloads.decode_resumed),
+    ):
+        with pytest.raises(RemoteProtocolError, match=f"a count of {number}"):
+            decode(payload)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resume", INITIAL_BYTES - 1),
+        ("resume", 2**63),
+        ("name", ""),
+        ("name", "x" * 201),
+    ],
+)
+def test_what_makes_a_flow_resumable_has_bounds(field, value):
+    with pytest.raises(ValueError, match=r"where at least|a flow's name has"):
+        payloads.encode_open(None, None, True, **{field: value})
+    with pytest.raises(RemoteProtocolError) as caught:
+        payloads.decode_open(encode_packet({field: value}))
+    assert caught.value.code == "malformed_value"
+
+
+def test_the_longest_name_fits_an_open():
+    payload = payloads.encode_open(None, 1.0, True, 1, INITIAL_BYTES, "\U0001f600" * MAX_NAME)
+    assert len(payload) <= HEADER_ROOM

@@ -26,7 +26,13 @@ from pyf.transport import (
     payloads,
 )
 from pyf.transport.codec import decode
-from pyf.transport.events import FlowEnded, PacketsReceived
+from pyf.transport.events import (
+    Event,
+    FlowEnded,
+    FlowResumed,
+    PacketsReceived,
+    ResultAcknowledged,
+)
 from pyf.transport.frames import (
     CREDIT,
     END,
@@ -37,6 +43,7 @@ from pyf.transport.frames import (
     encode_frame,
 )
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
+from pyf.transport.resume import Ticket
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 GENERATOR = VECTORS / "generate.py"
@@ -113,6 +120,11 @@ def packets_of(says: dict[str, Any]) -> list[bytes]:
     return [encode_packet(read(packet)) for packet in says["packets"]]
 
 
+def resume_of(boot_id, session_id, token, received_back, first_available) -> bytes:
+    ticket = Ticket(boot_id, session_id, token, 1.0, 0, 0)
+    return payloads.encode_resume(ticket, received_back, first_available)
+
+
 def result_of(says: dict[str, Any]) -> bytes:
     facts = read(says["fields"])
     status = facts.pop("status")
@@ -132,6 +144,11 @@ PAYLOADS: dict[FrameType, Callable[[dict[str, Any]], bytes]] = {
     FrameType.PING: lambda says: bytes.fromhex(says["token"]),
     FrameType.PONG: lambda says: bytes.fromhex(says["token"]),
     FrameType.GOAWAY: lambda says: payloads.encode_go_away(**says),
+    FrameType.OPENED: lambda says: payloads.encode_opened(Ticket(*map(read, says.values()))),
+    FrameType.RESUME: lambda says: resume_of(*map(read, says.values())),
+    FrameType.RESUMED: lambda says: payloads.encode_resumed(*map(read, says.values())),
+    FrameType.REJECT: lambda says: payloads.encode_reject(**says),
+    FrameType.ACK: lambda says: b"",
 }
 
 
@@ -151,10 +168,19 @@ def say_hello(payload: bytes) -> dict[str, Any]:
     return {"least": 1, "most": 1, "max_packet": payloads.decode_hello(payload).max_packet}
 
 
+def say_open(payload: bytes) -> dict[str, Any]:
+    """
+    What makes a flow resumable is in the frame only where it is one.
+    """
+    found = payloads.decode_open(payload)._asdict()
+    optional = ("resume", "name")
+    return {key: value for key, value in found.items() if key not in optional or value is not None}
+
+
 # What we read from a payload, named as in the vectors.
 SAYINGS: dict[FrameType, Callable[[bytes], dict[str, Any]]] = {
     FrameType.HELLO: say_hello,
-    FrameType.OPEN: lambda payload: payloads.decode_open(payload)._asdict(),
+    FrameType.OPEN: say_open,
     FrameType.DATA: say_batch,
     FrameType.MESSAGE: say_batch,
     FrameType.END: lambda payload: {"count": END.unpack(payload)[0]},
@@ -168,6 +194,11 @@ SAYINGS: dict[FrameType, Callable[[bytes], dict[str, Any]]] = {
     FrameType.GOAWAY: lambda payload: named(
         payloads.decode_go_away(payload), "last_flow code message"
     ),
+    FrameType.OPENED: lambda payload: payloads.decode_opened(payload)._asdict(),
+    FrameType.RESUME: lambda payload: payloads.decode_resume(payload)._asdict(),
+    FrameType.RESUMED: lambda payload: payloads.decode_resumed(payload)._asdict(),
+    FrameType.REJECT: lambda payload: payloads.decode_reject(payload)._asdict(),
+    FrameType.ACK: lambda payload: {},
 }
 
 
@@ -244,7 +275,50 @@ MOVES: dict[str, list[Callable[[Connection], object]]] = {
 }
 
 
-@pytest.mark.parametrize("vector", load("conversations"), ids=lambda vector: vector["name"])
+CUT = "a cut in the middle"
+CONVERSATIONS = [vector for vector in load("conversations") if vector["name"] != CUT]
+
+
+def test_a_conversation_that_is_cut(feed):
+    (vector,) = [vector for vector in load("conversations") if vector["name"] == CUT]
+    steps = iter(vector["steps"])
+
+    def carry(sender: Connection, receiver: Connection) -> list[Event]:
+        step = next(steps)
+        data = bytes.fromhex(step["hex"])
+        assert (step["from"], b"".join(sender.data_to_send())) == (sender.role.value, data)
+        return feed(receiver, data)
+
+    ticket = Ticket(b"\x0b" * 16, b"\x5e" * 16, b"\x7c" * 32, 120.0, 1 << 20, 0)
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    client.open_flow(resume=1 << 20)
+    carry(client, server)
+    server.open_session(1, ticket, 1 << 20)
+    _, opened = carry(server, client)
+    assert opened.ticket == ticket
+    send(client, ROW, ROW)
+    carry(client, server)
+    send(client, ROW)
+    send(server, ROW)
+    old_client, old_server = client, server
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    client.resume_flow(old_client.flow(1), ticket)
+    _, request = carry(client, server)
+    server.resume(1, old_server.flow(1), request, ticket, 2)
+    _, resumed, *_, message = carry(server, client)
+    assert resumed == FlowResumed(flow_id=1, token=ticket.token, generation=2)
+    assert list(message.batch.decode()) == [ROW]
+    client.end(1)
+    *_, ended = carry(client, server)
+    assert ended == FlowEnded(flow_id=1, count=3)
+    server.finish(1, 3, "success", value=None)
+    carry(server, client)
+    assert carry(client, server) == [ResultAcknowledged(flow_id=1)]
+    assert client.idle
+    assert server.idle
+
+
+@pytest.mark.parametrize("vector", CONVERSATIONS, ids=lambda vector: vector["name"])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_conversations(feed, vector, chunk):
     machines = {role.value: Connection(role) for role in Role}

@@ -15,7 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
-# 4. Values, written as section 12 says.
+# 4. Values, written as section 13 says.
 
 
 def sized(head: dict[int, int], length: int) -> bytes:
@@ -203,6 +203,11 @@ TYPES = {
     "PONG": 0x0B,
     "GOAWAY": 0x0C,
     "STOP": 0x0D,
+    "OPENED": 0x0E,
+    "RESUME": 0x0F,
+    "RESUMED": 0x10,
+    "REJECT": 0x11,
+    "ACK": 0x12,
 }
 
 
@@ -256,6 +261,10 @@ def goaway(last: int, code: str, message: str) -> bytes:
     return frame("GOAWAY", 0, struct.pack(">I", last) + pack(record(code=code, message=message)))
 
 
+def opened(flow: int, **fields: Any) -> bytes:
+    return frame("OPENED", flow, pack(record(**fields)))
+
+
 HEADER = record(action="import")
 ROW = record(n=number(1))
 
@@ -265,6 +274,27 @@ def frames() -> list[dict[str, Any]]:
     token = bytes.fromhex("0123456789abcdef")
     done = {"status": "success", "value": "Done"}
     busy = {"status": "refused", "code": "busy", "message": "later"}
+    plain = {"header": None, "timeout": None, "waits": True}
+    kept = {"resume": number(1048576), "name": "orders"}
+    boot, session, secret = (
+        {"bytes": text * count} for text, count in (("0b", 16), ("5e", 16), ("7c", 32))
+    )
+    minutes, window = {"float": "405e000000000000"}, number(1048576)
+    head = {"boot_id": boot, "session_id": session, "token": secret}
+    resuming: list[tuple[str, dict[str, Any]]] = [
+        ("OPENED", {**head, "ttl": minutes, "window": window, "start": number(0)}),
+        ("RESUME", {**head, "received_back": number(3), "first_available": number(5)}),
+        (
+            "RESUMED",
+            {
+                "next_sequence": number(7),
+                "received_back": number(3),
+                "token": secret,
+                "generation": number(2),
+            },
+        ),
+        ("REJECT", {"code": "unknown_session", "message": "gone", "final": True}),
+    ]
     made: list[tuple[str, int, dict[str, Any], bytes]] = [
         ("HELLO", 0, {"least": 1, "most": 1, "max_packet": 16777216}, hello()),
         (
@@ -284,6 +314,12 @@ def frames() -> list[dict[str, Any]]:
             2,
             {"header": None, "timeout": None, "waits": True, "length_hint": number(10000)},
             opening(2, length_hint=number(10000)),
+        ),
+        (
+            "OPEN",
+            2,
+            {**plain, "length_hint": None, **kept},
+            frame("OPEN", 2, pack(record(**plain, **kept))),
         ),
         ("DATA", 1, {"first": 0, "packets": [ROW, HEADER]}, batch("DATA", 1, 0, ROW, HEADER)),
         ("MESSAGE", 1, {"first": 2**40, "packets": [ROW]}, batch("MESSAGE", 1, 2**40, ROW)),
@@ -317,6 +353,8 @@ def frames() -> list[dict[str, Any]]:
             {"last_flow": 7, "code": "draining", "message": "bye"},
             goaway(7, "draining", "bye"),
         ),
+        *[(kind, 1, says, frame(kind, 1, pack(record(**says)))) for kind, says in resuming],
+        ("ACK", 1, {}, frame("ACK", 1)),
     ]
     return [
         {"frame": kind, "flow": flow, "says": says, "hex": data.hex()}
@@ -356,7 +394,41 @@ def conversations() -> list[dict[str, Any]]:
         ("server", result(1, 1, 0, status="success", value="enough")),
     ]
     recorded = [("client", hello() + opening(1) + batch("DATA", 1, 0, ROW, ROW) + end(1, 2))]
+    secret = {"bytes": "7c" * 32}
+    session = record(
+        boot_id={"bytes": "0b" * 16},
+        session_id={"bytes": "5e" * 16},
+        token=secret,
+        ttl={"float": "405e000000000000"},
+        window=number(1048576),
+        start=number(0),
+    )
+    asking = record(
+        **dict(session["map"][:3]),
+        received_back=number(0),
+        first_available=number(0),
+    )
+    resumed = record(
+        next_sequence=number(2), received_back=number(0), token=secret, generation=number(2)
+    )
+    keeping = record(header=None, timeout=None, waits=True, resume=number(1048576))
+    credited = credit(1, 0, 32768, 1048576)
+    cut = [
+        ("client", hello() + frame("OPEN", 1, pack(keeping))),
+        ("server", hello() + frame("OPENED", 1, pack(session))),
+        ("client", credited + batch("DATA", 1, 0, ROW, ROW)),
+        # Of a third packet, and of the message, only the senders know: the connection is cut.
+        ("client", hello() + frame("RESUME", 1, pack(asking))),
+        (
+            "server",
+            hello() + frame("RESUMED", 1, pack(resumed)) + credited + batch("MESSAGE", 1, 0, ROW),
+        ),
+        ("client", credited + batch("DATA", 1, 2, ROW) + end(1, 3)),
+        ("server", result(1, 3, 1, status="success", value=None)),
+        ("client", frame("ACK", 1)),
+    ]
     made = {
+        "a cut in the middle": cut,
         "one call": whole,
         "an answer before the end": early,
         "the client fails": failed,
@@ -396,7 +468,7 @@ def breaches() -> list[dict[str, Any]]:
         "hello twice": (hello() * 2, "unexpected_frame"),
         "hello after goaway": (goaway(0, "draining", "") + hello(), "unexpected_frame"),
         "open after goaway": (hello() + goaway(0, "draining", "") + opening(1), "unexpected_frame"),
-        "an unknown frame": (hello() + frame(0x0E, 0), "unknown_frame"),
+        "an unknown frame": (hello() + frame(0x13, 0), "unknown_frame"),
         "frame type 0": (hello() + frame(0x00, 0), "unknown_frame"),
         "101 optional frames": (hello() + frame(0x80, 0) * 101, "flood"),
         "a ping of 7 bytes": (hello() + frame("PING", 0, bytes(7)), "frame_length"),

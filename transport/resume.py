@@ -1,0 +1,216 @@
+"""One flow, apart from the connection that carries it: so it can go on over another one.
+
+Of a flow that may, a sender keeps each packet until the peer's CREDIT, RESUME or RESUMED has
+counted it, and its last word for good. What is kept is bounded by credit: where it may not grow,
+there is no credit either. Nothing is ever evicted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from hmac import compare_digest
+from typing import NamedTuple
+
+from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
+from pyf.transport.frames import Batch, FrameType
+from pyf.transport.states import FlowState
+from pyf.transport.window import ReceiveWindow, SendWindow
+
+LAST_WORDS = frozenset(
+    {FrameType.END, FrameType.ABORT, FrameType.CANCEL, FrameType.RESULT, FrameType.STOP}
+)
+"""What is said again when a flow goes on, and heard once."""
+
+
+class Ticket(NamedTuple):
+    """What a server gives a client, once, to come back with."""
+
+    boot_id: bytes
+    """Which run of the server it was."""
+    session_id: bytes
+    token: bytes
+    """A secret of 256 bits, replaced at each resume."""
+    ttl: float
+    """Seconds that the server keeps the session without a connection."""
+    window: int
+    """Bytes of messages that the server keeps until they are counted."""
+    start: int
+    """Packets that the server has handled for good, in earlier sessions of this flow."""
+
+
+class Kept:
+    """What one side of a resumable flow keeps, *most* bytes of packets and one packet at most."""
+
+    __slots__ = ("_batches", "_gone", "first", "heard", "last_words", "most", "size")
+
+    def __init__(self, most: int) -> None:
+        self.most: int = most
+        self.first: int = 0
+        """Number of the first packet that is kept, or will be."""
+        self.size: int = 0
+        """Bytes of the packets that are kept."""
+        self.last_words: list[tuple[FrameType, tuple[bytes, ...]]] = []
+        """What this side has said to end the flow, in order."""
+        self.heard: set[FrameType] = set()
+        """What the peer has said to end it."""
+        self._batches: deque[list[bytes]] = deque()
+        self._gone = 0  # packets of the first batch that are counted already
+
+    def add(self, batch: list[bytes], size: int) -> None:
+        """Keep packets that were sent, *size* bytes in all."""
+        self._batches.append(batch)
+        self.size += size
+
+    def acknowledge(self, count: int) -> None:
+        """Forget the packets before number *count*, which the peer has. A lower one is harmless."""
+        while self.first < count:
+            batch = self._batches[0]
+            end = min(len(batch), self._gone + count - self.first)
+            self.size -= sum(map(len, batch[self._gone : end]))
+            self.first += end - self._gone
+            self._gone = end
+            if end == len(batch):
+                self._batches.popleft()
+                self._gone = 0
+
+    def take_back(self) -> deque[bytes]:
+        """Return all packets that are kept, to be sent again, and forget them."""
+        packets = deque(packet for batch in self._batches for packet in batch)
+        for _ in range(self._gone):
+            packets.popleft()
+        self._batches.clear()
+        self._gone = self.size = 0
+        return packets
+
+
+MAX_UNCONFIRMED = 16
+"""Tokens that were given and not used yet: attempts of one client that can be under way at once."""
+
+MAX_RETIRED = 1024
+"""Tokens that were valid once, and are known again: an attempt that old is on no wire any more."""
+
+
+class Verdict(Enum):
+    """What a token is worth."""
+
+    VALID = "valid"
+    RETIRED = "retired"
+    """It was valid once: whoever sent it has come back since."""
+    WRONG = "wrong"
+
+
+class Tokens:
+    """The tokens that open one session, of which only hashes are kept.
+
+    *bound_to* is what they are good for, and nothing else: the run of the server, the session.
+    """
+
+    def __init__(self, bound_to: bytes, token: bytes) -> None:
+        self._bound_to = bound_to
+        self._valid = [self._hash(token)]
+        self._retired: deque[bytes] = deque(maxlen=MAX_RETIRED)
+
+    def check(self, token: bytes) -> Verdict:
+        """Return what *token* is worth."""
+        digest = self._hash(token)
+        if any(compare_digest(digest, each) for each in self._valid):
+            return Verdict.VALID
+        return Verdict.RETIRED if digest in self._retired else Verdict.WRONG
+
+    def add(self, token: bytes) -> None:
+        """Let *token* open the session too: the one that was used may be all its client knows."""
+        self._valid.append(self._hash(token))
+        if len(self._valid) > MAX_UNCONFIRMED:
+            self._retired.append(self._valid.pop(1))
+
+    def confirm(self) -> None:
+        """Note that the client has the last token: the others are worth nothing any more."""
+        if len(self._valid) > 1:
+            self._retired += self._valid[:-1]
+            self._valid = self._valid[-1:]
+
+    def _hash(self, token: bytes) -> bytes:
+        return sha256(self._bound_to + token).digest()
+
+
+@dataclass(slots=True)
+class FlowMachine:
+    """What one side knows of one flow: all that its connection would take away with it."""
+
+    id: int
+    """Its number on the connection that carries it now."""
+    state: FlowState
+    send: SendWindow
+    receive: ReceiveWindow
+    kept: Kept | None = None
+    """What is kept so that it can go on over another connection; None where it cannot."""
+
+    def keep(self, most: int) -> None:
+        """From now on keep what is sent, *most* bytes at the most."""
+        self.kept = Kept(most)
+        self.send.narrow(most)
+
+    def grant(self, consumed: int, packets: int, size: int) -> None:
+        """Take a CREDIT; raises RemoteProtocolError where it counts more than was sent.
+
+        What is kept bounds the credit: a peer that grants more than it counts gets no more.
+        """
+        self.send.check_consumed(consumed)
+        if self.kept is not None:
+            self.kept.acknowledge(consumed)
+            size = min(size, self.send.sent_bytes - self.kept.size + self.kept.most)
+        self.send.grant(packets, size)
+
+    def hear(self, word: FrameType) -> bool:
+        """Note a last word of the peer; return whether it is news."""
+        if self.kept is None:
+            return True
+        news = word not in self.kept.heard
+        self.kept.heard.add(word)
+        return news
+
+    def without_overlap(self, batch: Batch) -> Batch | None:
+        """Return what is new in *batch*, None if nothing is; raises RemoteProtocolError for a gap.
+
+        Only a flow that can go on over another connection may repeat what came.
+        """
+        due = self.receive.received_packets
+        if batch.first == due:
+            return batch
+        if self.kept is None or batch.first > due:
+            text = f"packet {batch.first} came where packet {due} was next"
+            raise RemoteProtocolError(text, code="sequence")
+        old = due - batch.first
+        return batch.without(old) if old < batch.packets else None
+
+    def can_go_on(self, received: int, first_available: int) -> bool:
+        """Whether nothing is missing for a peer that has *received* packets, and keeps its own
+        from *first_available* on.
+        """
+        kept = self.kept
+        return (
+            kept is not None
+            and kept.first <= received <= self.send.sent_packets
+            and first_available <= self.receive.received_packets
+        )
+
+    def rewind(self, received: int) -> deque[bytes]:
+        """Go back to packet number *received*; return those from there on, to be sent again."""
+        assert self.kept is not None
+        self.kept.acknowledge(received)
+        self.send.sent_packets = received
+        self.send.sent_bytes -= self.kept.size
+        return self.kept.take_back()
+
+
+def packet_too_large(size: int, limit: int, option: str) -> PacketTooLarge:
+    """Return the error of a packet that the peer does not take."""
+    return PacketTooLarge(
+        f"a packet of {size} bytes, where the peer takes {limit} (its Limits.{option})",
+        size=size,
+        limit=limit,
+        option=option,
+    )
