@@ -14,6 +14,8 @@ from pyf.station.client import Call, StationClient
 from pyf.station.conversation import Conversation
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.server import FlowServer
+from pyf.station.sessions import ResumePolicy
+from pyf.station.store import PostgreSQLStore, SQLiteStore, Store
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -57,11 +59,15 @@ __all__ = [
     "Packet",
     "PacketError",
     "PacketTooLarge",
+    "PostgreSQLStore",
     "ProtocolError",
     "RemoteProtocolError",
+    "ResumePolicy",
     "ResumeRejected",
+    "SQLiteStore",
     "ServerError",
     "StationClient",
     "StationError",
+    "Store",
     "UnsupportedValue",
 ]

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from pyf.station.scarcity import mind
 from pyf.station.session import Session
+from pyf.station.sessions import Place
 from pyf.station.watch import Alarm, Watch, innermost
 from pyf.transport import (
     BadFlowEnding,
@@ -32,10 +33,13 @@ from pyf.transport.events import (
     FlowAbandoned,
     FlowAborted,
     FlowEnded,
+    FlowEvent,
     FlowOpened,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
+    ResultAcknowledged,
+    ResumeRequested,
 )
 from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
 
@@ -58,8 +62,12 @@ class StationProtocol(Protocol):
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
         self._machine = Connection(Role.SERVER, factory.limits)
+        self.identity: object = None
         self._sessions: dict[int, Session] = {}
-        self._deadlines: dict[int, Alarm] = {}
+        self._places: dict[int, Place] = {}
+        # Those of them whose client has not shown yet that it has its token.
+        self._arriving: dict[int, Place] = {}
+        self._only_resumes = False
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
         self._draining = False
@@ -81,6 +89,8 @@ class StationProtocol(Protocol):
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
         else:
             server.connections.add(self)
+            waiting = server.sessions.detached if server.sessions else 0
+            self._only_resumes = len(server.connections) + waiting > server.max_clients
             self._watch = Watch(
                 *(server.reactor, server.clock, self._machine, self.transport),
                 flush=self._flush,
@@ -105,7 +115,8 @@ class StationProtocol(Protocol):
             self._last_wait.cancel()
         where = " in the middle of a frame" if self._machine.mid_frame else ""
         why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
-        self._lose_sessions(partial(_cut, why))
+        self._machine.drop_input()
+        self._lose_sessions(partial(_cut, why), for_good=False)
         self._server.left(self)
 
     # What sessions call (the Carrier)
@@ -126,6 +137,8 @@ class StationProtocol(Protocol):
         self._flush()
         self._forget(flow_id)
         self._machine.finish(flow_id, consumed, **facts)
+        if place := self._places.get(flow_id):
+            self._server.sessions.weigh(place)
         self._write(self._machine.data_to_send())
         self._settle()
 
@@ -141,11 +154,52 @@ class StationProtocol(Protocol):
 
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close. Does nothing where that is done."""
-        if not self._leaving:
+        if self._leaving:
+            # A session that waits for another connection is broken, too.
+            self._lose_sessions(lambda _: error)
+        else:
             self._machine.fail(error)
             _log.warn("closing the connection from {peer}: {error!r}", peer=self.peer, error=error)
             self._lose_sessions(lambda _: error)
             self._close()
+
+    # What the server's sessions call
+
+    def admit(self, flow_id: int, place: Place) -> None:
+        """Carry a session from now on."""
+        self._only_resumes = False
+        self._places[flow_id] = self._arriving[flow_id] = place
+        if not place.flow.concluded:
+            self._sessions[flow_id] = place.session
+
+    def carries(self, session: Session) -> bool:
+        """Whether the flow is open here."""
+        return not self._leaving and self._sessions.get(session.flow_id) is session
+
+    def flush(self) -> None:
+        """Write what the machine has to say."""
+        self._flush()
+
+    def release(self, flow_id: int) -> None:
+        """Carry a session no longer, for another connection does."""
+        self.dismiss(flow_id)
+        self._sessions.pop(flow_id, None)
+        self._machine.fence(flow_id)
+        if not self._leaving and self._machine.idle:
+            # The client has left it: nobody would read what is said here.
+            self._leaving = True
+            self.abort()
+
+    def dismiss(self, flow_id: int) -> None:
+        """Have the flow end with the connection."""
+        self._places.pop(flow_id, None)
+        self._arriving.pop(flow_id, None)
+
+    def lose(self, session: Session, error: StationError) -> None:
+        """End a flow whose client can't come back."""
+        if self._sessions.get(session.flow_id) is session:
+            self._forget(session.flow_id)
+            session.lose(error)
 
     # What the factory calls
 
@@ -181,6 +235,8 @@ class StationProtocol(Protocol):
         try:
             # A coroutine that gets an event may stop the server.
             while not self._leaving and (event := self._machine.next_event()):
+                if self._arriving and isinstance(event, FlowEvent):
+                    self._arrived(event.flow_id)
                 if handle := self._HANDLERS.get(type(event)):
                     handle(self, event)
         except RemoteProtocolError as error:
@@ -197,18 +253,56 @@ class StationProtocol(Protocol):
             self._watch.greeted(event.min_ping_interval)
 
     def _opened(self, event: FlowOpened) -> None:
+        if self._only_resumes:
+            limit = self._server.max_clients
+            text = f"the server takes {limit} clients, those that may come back among them"
+            self._leave("busy", text)
+            return
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
         session.length_hint = event.length_hint
+        session.identity = self.identity
         self._sessions[event.flow_id] = session
+        if event.timeout is not None:
+            expire = partial(self._expire, session, event.timeout)
+            session.deadline = self._alarm(event.timeout, expire)
+        if event.resume is None:
+            self._start(session)
+        elif problem := self._server.refuses_resume(event):
+            self._refuse(session, "not_resumable", problem)
+        else:
+            self._server.sessions.open(self, self._machine, event, session)
+
+    def _start(self, session: Session) -> None:
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
-            self._forget(event.flow_id)
-            self._machine.finish(event.flow_id, 0, "refused", code="busy", message=text)
-        elif event.timeout is not None and event.flow_id in self._sessions:
-            expire = partial(self._expire, event.flow_id, event.timeout)
-            self._deadlines[event.flow_id] = self._alarm(event.timeout, expire)
+            self._refuse(session, "busy", text)
+
+    def _refuse(self, session: Session, code: str, text: str) -> None:
+        self._forget(session.flow_id)
+        self._machine.finish(session.flow_id, 0, "refused", code=code, message=text)
+
+    def _arrived(self, flow_id: int) -> None:
+        """Note that the client has its token, if it hasn't shown that before."""
+        place = self._arriving.pop(flow_id, None)
+        if place is not None:
+            place.tokens.confirm()
+            if not place.started:
+                place.started = True
+                self._start(place.session)
+
+    def _resume(self, event: ResumeRequested) -> None:
+        if self._server.sessions is None:
+            text = "the server does not let flows survive their connection"
+            self._machine.reject(event.flow_id, "not_resumable", text, final=True)
+        else:
+            self._server.sessions.resume(self, self._machine, event)
+
+    def _acknowledged(self, event: ResultAcknowledged) -> None:
+        place = self._places.get(event.flow_id)
+        if place is not None and event.flow_id not in self._sessions:
+            self._server.sessions.forget(place)
 
     def _packets(self, event: PacketsReceived) -> None:
         self._sessions[event.flow_id].receive(event.batch)
@@ -223,6 +317,8 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].fail(error, "cancelled")
 
     def _abandoned(self, event: FlowAbandoned) -> None:
+        if place := self._places.get(event.flow_id):
+            self._server.sessions.forget(place)
         error = FlowCancelled("the client gave the flow up")
         self._sessions[event.flow_id].fail(error, "cancelled")
 
@@ -243,31 +339,39 @@ class StationProtocol(Protocol):
         FlowAbandoned: _abandoned,
         CreditReceived: _credit,
         GoAwayReceived: _gone,
+        ResumeRequested: _resume,
+        ResultAcknowledged: _acknowledged,
     }
 
     # How flows end
 
-    def _expire(self, flow_id: int, timeout: float) -> None:
+    def _expire(self, session: Session, timeout: float) -> None:
         text = f"the client gave the call {timeout:g} s"
-        self._sessions[flow_id].fail(DeadlineExceeded(text, timeout=timeout), "deadline")
+        session.fail(DeadlineExceeded(text, timeout=timeout), "deadline")
 
     def _forget(self, flow_id: int) -> None:
-        self._sessions.pop(flow_id, None)
-        deadline = self._deadlines.pop(flow_id, None)
-        if deadline is not None:
-            deadline.cancel()
+        session = self._sessions.pop(flow_id, None)
+        if session is not None and session.deadline is not None:
+            session.deadline.cancel()
 
-    def _lose_sessions(self, error: Callable[[Session], StationError]) -> None:
+    def _lose_sessions(
+        self, error: Callable[[Session], StationError], *, for_good: bool = True
+    ) -> None:
+        """End the flows; those that survive their connection wait for another one, if they may."""
+        for place in list(self._places.values()):
+            if for_good or not (place.waiting or self._server.sessions.detach(place)):
+                self._server.sessions.forget(place)
         for flow_id, session in list(self._sessions.items()):
-            self._forget(flow_id)
-            session.lose(error(session))
+            if flow_id not in self._places:
+                self._forget(flow_id)
+                session.lose(error(session))
 
     # What the watch asks for
 
     def _give_up(self, code: str, text: str) -> None:
         log = _log.info if code == "idle_timeout" else _log.warn
         log("closing the connection to {peer}: {text}", peer=self.peer, text=text)
-        self._lose_sessions(partial(_cut, text))
+        self._lose_sessions(partial(_cut, text), for_good=False)
         self._leave(code, text)
 
     def _drown(self) -> None:

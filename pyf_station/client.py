@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import repeat
+from functools import partial
 from math import inf
 from typing import Any, Literal, Self
 
@@ -14,6 +14,7 @@ from pyf.station.conversation import Conversation
 from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
+from pyf.station.resuming import Progress, ResumingLink, persist
 from pyf.station.wire import connect
 from pyf.transport import (
     DeadlineExceeded,
@@ -26,6 +27,8 @@ from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 DEFAULT_PORT = 6789
 
 Flow = Iterable[dict[str, Any]]
+Source = Callable[[int], Flow]
+"""Makes a flow from the packet of the given number on, as often as it is asked."""
 Value = Packet | Literal[True]
 Listener = Callable[[Packet], object]
 
@@ -65,7 +68,13 @@ class StationClient:
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
 
     def call(
-        self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Flow | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Call:
         """Return an iterator that ships *flow* as it is iterated; before, nothing happens at all.
 
@@ -74,42 +83,68 @@ class StationClient:
         *header* the flow's first packet is the header. *timeout* bounds the whole call, in
         seconds, on both sides.
 
+        With *resume* the flow survives its connection: lost, it is made anew in the background, and
+        the flow goes on as if nothing had happened. The server must allow it, and the call waits
+        for the handler whatever ``waits_for_success`` says. With *flow_id* it survives the server,
+        too: *flow* is then a function that is called with the number of packets that are handled
+        for good, and returns the rest; again after each crash.
+
         Raises TypeError at once for a flow that is no iterable of packets, or a header that is no
         packet, ValueError for a timeout that is no duration. Iterating raises what the flow itself
         raises; PacketError or TypeError for a packet that cannot travel; ConnectFailed,
-        ConnectionLost, OutcomeUnknown, FlowRefused, ServerError, DeadlineExceeded or ProtocolError.
+        ConnectionLost, OutcomeUnknown, FlowRefused, ServerError, DeadlineExceeded or ProtocolError;
+        ResumeRejected for a flow that lost its connection, and cannot go on.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success)
+        waits = self.waits_for_success or resume or flow_id is not None
+        return self._call(flow, header, timeout, waits=waits, resume=resume, flow_id=flow_id)
 
     def send(
-        self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Flow | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Any:
         """Ship all of *flow*, wait for the handler, and return what it succeeded with.
 
         Raises as ``call`` does, and as iterating does.
         """
-        (last,) = deque(self._call(flow, header, timeout, waits=True), maxlen=1)
+        call = self._call(flow, header, timeout, waits=True, resume=resume, flow_id=flow_id)
+        (last,) = deque(call, maxlen=1)
         assert isinstance(last, Packet)
         return last.message
 
     def stream(
-        self, flow: Flow, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Flow | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Generator[Packet, None, None]:
         """Return an iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does. Raises as ``call`` does.
         """
-        return _answers(self._call(flow, header, timeout, waits=True))
+        call = self._call(flow, header, timeout, waits=True, resume=resume, flow_id=flow_id)
+        return _answers(call)
 
     def open(
-        self, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``with``.
 
         It connects now, and raises as ``call`` does.
         """
         _check(header, timeout)
-        link = self._connect(timeout)
+        link = self._connect(timeout, resume=resume)
         try:
             link.open(header, waits=True)
             link.send()
@@ -148,34 +183,65 @@ class StationClient:
         for listener in tuple(self._listeners[_EVENTS.get(str(packet.get("type")), "other")]):
             listener(packet)
 
-    def _connect(self, timeout: float | None) -> Link:
+    def _connect(
+        self, timeout: float | None, *, resume: bool = False, flow_id: str | None = None
+    ) -> Link:
         deadline = None if timeout is None else time.monotonic() + timeout
+        if resume:
+            again = partial(connect, self.host, self.port, self.limits)
+            return ResumingLink(again, self.limits, timeout, deadline, name=flow_id)
         sock = connect(self.host, self.port, self.limits, timeout)
         return Link(sock, self.limits, timeout, deadline)
 
     def _call(
-        self, flow: Flow, header: dict[str, Any] | None, timeout: float | None, *, waits: bool
+        self,
+        flow: Flow | Source,
+        header: dict[str, Any] | None,
+        timeout: float | None,
+        *,
+        waits: bool,
+        resume: bool,
+        flow_id: str | None,
     ) -> Call:
         _check(header, timeout)
+        progress = Progress()
+        if flow_id is not None:
+            if not callable(flow):
+                raise TypeError("with flow_id=, a flow is a function of the packet to start with")
+            again = partial(
+                self._steps, None, header, progress=progress, make=flow, flow_id=flow_id
+            )
+            return Call(persist(again, timeout, progress), progress)
         if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             text = f"a flow is an iterable of Packets or dicts, not a {type(flow).__qualname__}"
             raise TypeError(text)
-        progress = _Progress(known_length(flow))
-        return Call(self._steps(iter(flow), header, timeout, waits, progress), progress)
+        progress.length_hint = known_length(flow)
+        steps = self._steps(
+            iter(flow), header, timeout, waits=waits, progress=progress, resume=resume
+        )
+        return Call(steps, progress)
 
     def _steps(
         self,
-        source: Iterator[dict[str, Any]],
+        source: Iterator[dict[str, Any]] | None,
         header: dict[str, Any] | None,
         timeout: float | None,
-        waits: bool,
-        progress: _Progress,
+        *,
+        progress: Progress,
+        waits: bool = True,
+        resume: bool = True,
+        make: Source | None = None,
+        flow_id: str | None = None,
     ) -> Generator[Value, None, None]:
         """One call. It must hold no reference to its Call: dropping that ends this."""
         link = None
         try:
-            progress.link = link = self._connect(timeout)
+            link = self._connect(timeout, resume=resume, flow_id=flow_id)
             link.open(header, waits=waits, length_hint=progress.length_hint)
+            progress.follow(link)
+            if source is None:
+                assert make is not None
+                source = iter(make(link.start))
             yield from self._send_flow(link, source, progress)
             yield from self._receive(link, waits, progress)
         except BaseException as error:
@@ -195,7 +261,7 @@ class StationClient:
                     link.close()
 
     def _send_flow(
-        self, link: Link, source: Iterator[dict[str, Any]], progress: _Progress
+        self, link: Link, source: Iterator[dict[str, Any]], progress: Progress
     ) -> Generator[Value, None, None]:
         """Send the flow and its END, unless a result comes before."""
         # A source that is slow is asked for one packet, which then leaves at once. One that is
@@ -228,7 +294,7 @@ class StationClient:
             link.forget_pending()
         link.end()
 
-    def _await_credit(self, link: Link, progress: _Progress) -> Generator[Value, None, int]:
+    def _await_credit(self, link: Link, progress: Progress) -> Generator[Value, None, int]:
         """Wait until a packet may be sent: before, the source is not even asked.
 
         Return how many may be; none once the handler wants no more.
@@ -240,7 +306,7 @@ class StationClient:
         return link.room()
 
     def _send_pending(
-        self, link: Link, progress: _Progress, failure: Exception | None
+        self, link: Link, progress: Progress, failure: Exception | None
     ) -> Generator[Value, None, None]:
         """Have what is pending leave, then raise *failure* if there is one."""
         try:
@@ -255,9 +321,7 @@ class StationClient:
             link.abort(type(failure).__name__)
             raise failure
 
-    def _receive(
-        self, link: Link, waits: bool, progress: _Progress
-    ) -> Generator[Value, None, None]:
+    def _receive(self, link: Link, waits: bool, progress: Progress) -> Generator[Value, None, None]:
         """Yield what comes back until the result, or until the server has the whole flow."""
         if not waits and link.result is None:
             link.confirm()
@@ -270,32 +334,12 @@ class StationClient:
             progress.received += 1
             yield outcome(link.result, link.sent, link.timeout, self._notify)
 
-    def _messages(self, link: Link, progress: _Progress) -> Generator[Value, None, None]:
+    def _messages(self, link: Link, progress: Progress) -> Generator[Value, None, None]:
         while packets := link.take_messages():
             for packet in packets:
                 progress.received += 1
                 self._notify(packet)
                 yield packet
-
-
-class _Progress:
-    """How far a call is."""
-
-    def __init__(self, length_hint: int | None) -> None:
-        self.link: Link | None = None
-        self.length_hint: int | None = length_hint
-        self.received: int = 0
-        self._told = 0
-
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left."""
-        return self.link.sent if self.link else 0
-
-    def departures(self) -> Iterator[Literal[True]]:
-        """Return True for each packet that has left since this was asked last."""
-        told, self._told = self._told, self.sent
-        return repeat(True, self._told - told)
 
 
 class Call(Iterator[Value]):
@@ -304,7 +348,7 @@ class Call(Iterator[Value]):
     For one thread at a time; the counters can be read, and the call closed, from any.
     """
 
-    def __init__(self, steps: Generator[Value, None, None], progress: _Progress) -> None:
+    def __init__(self, steps: Generator[Value, None, None], progress: Progress) -> None:
         self._steps = steps
         self._progress = progress
 
@@ -363,7 +407,7 @@ def _answers(call: Call) -> Generator[Packet, None, None]:
                 yield value
 
 
-def _close(source: Iterator[dict[str, Any]]) -> None:
+def _close(source: Iterator[dict[str, Any]] | None) -> None:
     if isinstance(source, Generator):
         source.close()
 

@@ -10,8 +10,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from twisted.internet.defer import DeferredQueue
+from twisted.internet.threads import deferToThread
 
 from pyf.station.session import Item, Session
+from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.frames import Batch
 
@@ -230,6 +232,15 @@ class _Client:
         return self._session.identity
 
     @property
+    def start(self) -> int:
+        """Packets of this flow that are handled for good, by earlier sessions: see ``checkpoint``.
+
+        The first packet of ``flow`` is the one behind them. Always 0 where the client gave the
+        flow no name (``flow_id=``).
+        """
+        return self._session.start
+
+    @property
     def cancelled(self) -> bool:
         """Whether nobody waits for this handler any more, for one that computes."""
         return self._session.cancelled
@@ -269,6 +280,19 @@ class Client(_Client):
         """
         self._session.report_error(error)
 
+    def checkpoint(self, sequence: int, effects: Effects | None = None) -> None:
+        """Note that the first *sequence* packets of the flow, over all its sessions, are handled.
+
+        *effects* is called with the store's database connection, and what it does there happens in
+        the same transaction: both, or neither. A client that comes back after a crash goes on
+        behind them. Blocks until the transaction is durable.
+
+        Raises FlowCancelled, with nothing done, where the flow goes on in another session already;
+        LocalProtocolError for a flow without a name, ValueError for packets that have not been
+        taken yet, and what *effects* or the database raises, with nothing done.
+        """
+        self._session.checkpoint(sequence, effects)
+
 
 class AsyncClient(_Client):
     """The client of one flow, for a coroutine on the reactor: as :class:`Client`, but awaited."""
@@ -287,3 +311,7 @@ class AsyncClient(_Client):
     async def error(self, error: BaseException | str) -> None:
         """End the flow badly, as ``Client.error`` does."""
         self._session.report_error(error)
+
+    async def checkpoint(self, sequence: int, effects: Effects | None = None) -> None:
+        """Note how far the flow is, as ``Client.checkpoint`` does; *effects* runs in a thread."""
+        await deferToThread(self._session.checkpoint, sequence, effects)

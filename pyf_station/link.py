@@ -106,6 +106,8 @@ class Link:
         """Packets that have left."""
         self.consumed: int = 0
         """Packets that the handler has taken, as last reported."""
+        self.start: int = 0
+        """Packets of the flow that are not asked for: earlier sessions have handled them."""
         self.packet_size: int = 1
         """Bytes of a packet of the last batch that was taken in, on average."""
         self.timeout: float | None = timeout
@@ -153,12 +155,15 @@ class Link:
 
         Raises PacketError for a header that cannot travel.
         """
-        self._flow_id = self._machine.open_flow(header, self.timeout, waits, length_hint)
+        self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._keeper = threading.Thread(target=self._keep, name="pyf.station-keeper", daemon=True)
         self._keeper.start()
+
+    def _open_flow(self, machine: Connection, header: dict[str, Any] | None, *, waits: bool) -> int:
+        return machine.open_flow(header, self.timeout, waits)
 
     def take_in(self, source: Iterator[dict[str, Any]], count: int) -> bool:
         """Put the next *count* packets of *source* into ``pending``; return whether it has ended.
@@ -509,6 +514,7 @@ class Link:
         with _Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
+                self._keep_connected(selector)
                 tick = self._rest()
                 woken = any(key.fileobj is self._wake_receiver for key, _ in selector.select(tick))
                 with self._lock:
@@ -538,6 +544,9 @@ class Link:
         until = inf if self._resting and self._waiting else self._patience.due - self._clock()
         seconds = min(until, inf if self._resting else TICK if self._haste else PARKED)
         return None if seconds == inf else max(0.0, seconds)
+
+    def _keep_connected(self, selector: selectors.BaseSelector) -> None:
+        """Do nothing: this link has one connection. Another kind gets itself a new one here."""
 
     def _keep_going(self) -> None:
         # A source that has stopped in a burst is to be asked for no more than it is at.

@@ -19,8 +19,10 @@ from twisted.python.threadpool import ThreadPool
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
+from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.watch import Alarm
 from pyf.transport import Limits
+from pyf.transport.events import FlowOpened
 
 MAX_CLIENTS: Final = 10_000
 """Connections at once. Each costs a descriptor, of which the system may grant fewer, and a few
@@ -52,6 +54,7 @@ class FlowServer(Factory):
     :param expose_errors: whether clients get the text and the traceback of a handler's failure.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
+    :param resume: lets flows survive their connection, where their clients ask for it.
     """
 
     noisy = False
@@ -65,6 +68,7 @@ class FlowServer(Factory):
         expose_errors: bool = False,
         limits: Limits | None = None,
         reactor: Any = None,
+        resume: ResumePolicy | None = None,
     ) -> None:
         self.runner: HandlerRunner = HandlerRunner(handler)
         if max_handlers is None:
@@ -82,6 +86,8 @@ class FlowServer(Factory):
         """The handlers that have not returned yet."""
         self.stopping: bool = False
         """Whether new connections are turned away, until a port listens again."""
+        self.sessions: Sessions | None = None if resume is None else Sessions(self, resume)
+        """The flows that may survive their connection."""
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._stopped: list[Deferred[None]] = []
@@ -153,6 +159,7 @@ class FlowServer(Factory):
         self.stopping = self._broken_off = True
         for connection in list(self.connections):
             connection.stop("the server is stopping")
+        self._end_detached("the server is stopping")
         self._release_threads()
         return self._when_left(STOP_GRACE)
 
@@ -175,9 +182,18 @@ class FlowServer(Factory):
         closing = self._close_ports()
         for connection in list(self.connections):
             connection.drain("the server is draining")
+        self._end_detached("the server is draining: the client cannot come back")
         end = Alarm(self.reactor, self.clock, grace, partial(self._end_flows, grace))
         drained = self._when_left(grace + STOP_GRACE).addBoth(_cancelling, end)
         return drained.addCallback(lambda _: closing)
+
+    def refuses_resume(self, event: FlowOpened) -> str:
+        """Return why a flow that is to survive its connection cannot; "" if it can."""
+        if self.sessions is None:
+            return "the server lets no flow survive its connection (its resume=)"
+        if event.name is not None and self.sessions.policy.store is None:
+            return "the server has no store for flows with a name (ResumePolicy.store)"
+        return ""
 
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
@@ -216,6 +232,10 @@ class FlowServer(Factory):
             if factory is self and hasattr(port, "stopListening"):
                 closing.append(maybeDeferred(port.stopListening))
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+    def _end_detached(self, why: str) -> None:
+        if self.sessions is not None:
+            self.sessions.end_detached(why)
 
     def _end_flows(self, grace: float) -> None:
         why = f"the server is draining, and the grace of {grace:g} s is over (Limits.drain_grace)"

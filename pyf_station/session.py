@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
+from pyf.station.store import Effects, Progress
 from pyf.transport import (
     ClientError,
     DeadlineExceeded,
@@ -109,6 +110,12 @@ class Session:
         self.identity: object = None
         self.length_hint: int | None = None
         """Packets that the client expects to send, where it knows."""
+        self.deadline: Any = None
+        """The alarm of the time that the client gave the call; it has ``cancel()``."""
+        self.start: int = 0
+        """Packets of a flow with a name that earlier sessions have handled for good."""
+        self.progress: Progress | None = None
+        """Where the handler notes how far it is, for a flow with a name."""
         self.ending: StationError | None = None
         """Why the flow ended before its time, once it has."""
         self.whole: bool = False
@@ -304,6 +311,20 @@ class Session:
         # Emptied, since the handler may be iterating it, and in C: no packet is taken meanwhile.
         dropped = len(list(left))
         self.decoded = (count - dropped, left, iter(()))
+
+    def checkpoint(self, sequence: int, effects: Effects | None) -> None:
+        """Note that *sequence* packets are handled for good. Blocks; callable from any thread.
+
+        Raises LocalProtocolError for a flow without a name, ValueError for packets that have not
+        been taken, and what the store raises.
+        """
+        if self.progress is None:
+            text = "only a flow that its client gave a name (flow_id=) has checkpoints"
+            raise LocalProtocolError(text, code="no_name")
+        if not self.start <= sequence <= self.start + self.consumed:
+            taken = self.start + self.consumed
+            raise ValueError(f"a checkpoint at {sequence}, where {taken} packets were taken")
+        self.progress.checkpoint(sequence, effects)
 
     @property
     def consumed(self) -> int:

@@ -50,6 +50,10 @@ class Machine:
         self._peer_max_header = INITIAL_BYTES
         self._peer_window = (INITIAL_PACKETS, INITIAL_BYTES)
 
+    def drop_input(self) -> None:
+        """Forget the part of a frame that has come: the rest never will."""
+        self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
+
     def _send(self, flow: FlowMachine, type: FrameType, *payload: bytes) -> None:
         self._check_sender(type)
         flow.state = advance_flow(flow.state, type)

@@ -153,6 +153,19 @@ class FlowMachine:
         self.kept = Kept(most)
         self.send.narrow(most)
 
+    @property
+    def concluded(self) -> bool:
+        """Whether this side has said the RESULT, of a flow that can go on."""
+        assert self.kept is not None
+        return any(word is FrameType.RESULT for word, _ in self.kept.last_words)
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it may hold without a connection, once its result is known at the latest."""
+        assert self.kept is not None
+        words = sum(len(part) for _, payload in self.kept.last_words for part in payload)
+        return self.receive.unread_bytes + self.kept.most + words
+
     def grant(self, consumed: int, packets: int, size: int) -> None:
         """Take a CREDIT; raises RemoteProtocolError where it counts more than was sent.
 

@@ -150,6 +150,11 @@ class ReceiveWindow:
             )
         peer.spend(packets, size)
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that came and were not consumed."""
+        return self._peer.sent_bytes - self.consumed_bytes
+
     def check_count(self, count: int) -> None:
         """Raise RemoteProtocolError if the peer claims to have sent another number of packets."""
         if count != self.received_packets:

@@ -1,0 +1,348 @@
+"""A link that survives its connection: it gets itself a new one, and the flow goes on there.
+
+The user's thread does not notice. What it sends meanwhile goes to the machine of the connection
+that was lost, until credit ends: it is kept, and leaves again once there is a new connection. The
+keeper connects.
+"""
+
+from __future__ import annotations
+
+import random
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import repeat
+from math import inf
+from typing import Any, Final, Literal, TypeVar
+
+from pyf.station.link import LAST_WORD, Link
+from pyf.station.wire import Wire
+from pyf.transport import (
+    ConnectFailed,
+    Connection,
+    ConnectionLost,
+    DeadlineExceeded,
+    FlowRefused,
+    Limits,
+    OutcomeUnknown,
+    ResumeRejected,
+    Role,
+    StationError,
+)
+from pyf.transport.events import (
+    Event,
+    FlowRejected,
+    FlowResumed,
+    GoAwayReceived,
+    HelloReceived,
+    ResultReceived,
+    SessionOpened,
+)
+from pyf.transport.patience import Patience
+from pyf.transport.resume import FlowMachine, Ticket
+
+FIRST_PAUSE: Final = 1.0
+"""Seconds before the second attempt to connect, at the most; each is twice the one before."""
+
+LONGEST_PAUSE: Final = 16.0
+"""Seconds between two attempts, at the most."""
+
+ASSUMED_TTL: Final = 120.0
+"""Seconds that a client tries for, where no server has said how long its session lasts."""
+
+Some = TypeVar("Some")
+Connect = Callable[[float | None], socket.socket]
+
+
+def pauses(draw: Callable[[], float] = random.random) -> Iterator[float]:
+    """Yield the seconds to wait before each attempt: none before the first, then a random part of
+    1, 2, 4, 8 and 16.
+
+    So clients that have lost one server do not come back all at once.
+    """
+    yield 0.0
+    longest = FIRST_PAUSE
+    while True:
+        yield draw() * longest
+        longest = min(2 * longest, LONGEST_PAUSE)
+
+
+class ResumingLink(Link):
+    """A link whose flow goes on over new connections, which *connect* gives.
+
+    *connect* is called with the seconds that are left, in the keeper's thread too. *name* is what
+    the client calls the flow across sessions.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        limits: Limits,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        *,
+        name: str | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(connect(timeout), limits, timeout, deadline)
+        self._connect = connect
+        self._name = name
+        self._draw = draw
+        self._header: dict[str, Any] | None = None
+        self._ticket: Ticket | None = None
+        self._flow: FlowMachine | None = None
+        # Under the lock; the event is set while it is false.
+        self._reviving = False
+        self._final = False
+        self._heard: list[Event] = []
+        self._settled = threading.Event()
+        self._settled.set()
+
+    def open(self, header: dict[str, Any] | None, *, waits: bool) -> None:
+        """Open the flow, and wait until the server has given it a session, or has refused it.
+
+        Raises PacketError for a header that cannot travel, and as ``send`` does.
+        """
+        self._header = header
+        super().open(header, waits=waits)
+        self._turn()
+        while self._ticket is None and self.result is None:
+            self.wait()
+
+    def _open_flow(self, machine: Connection, header: dict[str, Any] | None, *, waits: bool) -> int:
+        assert waits
+        keeps = self._limits.retention
+        return machine.open_flow(header, self.timeout, resume=keeps, name=self._name)
+
+    # What a link does, while it has no connection
+
+    def _service(self) -> None:
+        if self._reviving:
+            self._machine.data_to_send()  # What matters is kept.
+            return
+        super()._service()
+        lost = isinstance(self._broken, ConnectionLost) and not self._final
+        if lost and self.result is None and not self._lingering:
+            self._broken = None
+            self._reviving = self._fresh = True
+            self._settled.clear()
+            self._wake()
+
+    def _wait(self, until: float | None) -> None:
+        if not self._reviving:
+            super()._wait(until)
+            return
+        self.check_deadline()
+        left = min(inf if until is None else until, self._deadline or inf) - self._clock()
+        self._settled.wait(None if left == inf else max(0.0, left))
+        self.check_deadline()
+
+    def _linger(self) -> None:
+        if self._reviving and threading.current_thread() is not self._keeper:
+            self._settled.wait(LAST_WORD)
+        if self._reviving:
+            self._lingering = False
+        super()._linger()
+
+    def disown(self) -> None:
+        """Leave the flow to the process that this one was forked from."""
+        super().disown()
+        self._final, self._reviving = True, False
+        self._settled = threading.Event()
+        self._settled.set()
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case SessionOpened(ticket=ticket):
+                self._ticket, self._flow = ticket, self._machine.flow(self._flow_id)
+                self.start = ticket.start
+            case FlowResumed(token=token):
+                assert self._ticket is not None
+                self._ticket = self._ticket._replace(token=token)
+            case GoAwayReceived(code="draining", message=message) if self._name is not None:
+                # Another server can carry on: why wait until this one has to break the flow off?
+                self._final = True
+                self._broken = FlowRefused(message, code="draining")
+            case _:
+                super()._handle(event)
+
+    # A new connection; in the keeper's thread
+
+    def _keep_connected(self, selector: selectors.BaseSelector) -> None:
+        if self._reviving:
+            self._wire.unwatch(selector)
+            self._revive()
+
+    def _revive(self) -> None:
+        """Try to go on over a new connection, until the server says no or it is too late."""
+        until = time.monotonic() + (ASSUMED_TTL if self._ticket is None else self._ticket.ttl)
+        for pause in pauses(self._draw):
+            self._pause(min(pause, max(0.0, until - time.monotonic())))
+            if self._closed:
+                return
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                self._attempt(left)
+            except (ConnectFailed, DeadlineExceeded):
+                continue
+            except StationError as error:
+                self._settle(error)
+            if not self._reviving:
+                return
+        self._settle(self._rejected("expired", "no server let it go on in time"))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless the link is closed meanwhile."""
+        assert self._wake_receiver is not None
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            while not self._closed and (left := until - time.monotonic()) > 0:
+                if selector.select(left):
+                    self._wake_receiver.recv(64)
+
+    def _attempt(self, left: float) -> None:
+        """Connect, and ask for the flow to go on.
+
+        Return where that may be tried again; raises what makes it useless.
+        """
+        wire = Wire(self._connect(left))
+        machine = Connection(Role.CLIENT, self._limits)
+        adopted = False
+        try:
+            with self._lock:
+                if self._ticket is None or self._flow is None:
+                    flow_id = self._open_flow(machine, self._header, waits=True)
+                else:
+                    flow_id = machine.resume_flow(self._flow, self._ticket)
+            until = time.monotonic() + min(left, self._limits.handshake_timeout)
+            while not (adopted or wire.ending or wire.failure) and time.monotonic() < until:
+                with self._lock:
+                    adopted = self._listen(wire, machine, flow_id)
+                if not adopted:
+                    _wait_for(wire, until)
+        finally:
+            if not adopted:
+                wire.close()
+
+    def _listen(self, wire: Wire, machine: Connection, flow_id: int) -> bool:
+        """Take what has come on a new connection; return whether it carries the flow now."""
+        wire.write(machine.data_to_send)
+        machine.receive_data(wire.read() or b"")
+        adopted = False
+        while event := machine.next_event():
+            if isinstance(event, FlowResumed | SessionOpened | ResultReceived) and not adopted:
+                adopted = True
+                self._adopt(wire, machine, flow_id)
+                for each in self._heard:
+                    self._handle(each)
+            if adopted:
+                self._handle(event)
+            elif isinstance(event, HelloReceived):
+                self._heard = [event]
+            elif isinstance(event, FlowRejected) and event.final:
+                raise self._rejected(event.code, event.message)
+        if adopted:
+            self._write()
+            self._settle(self._broken)
+        return adopted
+
+    def _adopt(self, wire: Wire, machine: Connection, flow_id: int) -> None:
+        self._selector.unregister(self._wire.socket)
+        self._wire.close()
+        self._selector.register(wire.socket, selectors.EVENT_READ)
+        self._wire, self._machine, self._flow_id = wire, machine, flow_id
+        self._patience = Patience(machine, lambda: wire.writes, self._clock())
+
+    def _settle(self, broken: StationError | None) -> None:
+        """Let the user's thread go on, or know that it cannot."""
+        self._broken = broken
+        self._final = self._final or broken is not None
+        self._reviving = False
+        self._fresh = True
+        self._settled.set()
+
+    def _rejected(self, code: str, message: str) -> ConnectionLost:
+        facts = {"sent": self.sent, "consumed": self.consumed}
+        text = f"the flow lost its connection, and cannot go on over another one: {message}"
+        rejected = ResumeRejected(text, code=code, **facts)
+        if not self._ended:
+            return rejected
+        text = f"all {self.sent} packets were sent, but their result never came: {message}"
+        unknown = OutcomeUnknown(text, **facts)
+        unknown.__cause__ = rejected
+        return unknown
+
+
+def _wait_for(wire: Wire, until: float) -> None:
+    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.unsent else 0)
+    with selectors.DefaultSelector() as selector:
+        selector.register(wire.socket, events)
+        selector.select(max(0.0, until - time.monotonic()))
+
+
+class Progress:
+    """How far a call is, over all the links that it may need one after the other."""
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.received: int = 0
+        self._origin = 0
+        self._told = 0
+
+    def follow(self, link: Link) -> None:
+        """Note that *link* carries the flow now."""
+        if self.link is None:
+            self._origin = link.start
+        self.link = link
+
+    @property
+    def sent(self) -> int:
+        """Packets of the flow that have left; one that had to leave again counts once."""
+        link = self.link
+        return max(self._told, link.start + link.sent - self._origin) if link else 0
+
+    def departures(self) -> Iterator[Literal[True]]:
+        """Return True for each packet that has left since this was asked last."""
+        told, self._told = self._told, self.sent
+        return repeat(True, self._told - told)
+
+
+def persist(
+    steps: Callable[[float | None], Generator[Some, None, None]],
+    timeout: float | None,
+    progress: Progress,
+    draw: Callable[[], float] = random.random,
+) -> Generator[Some, None, None]:
+    """Yield what *steps* yields; call it again where a server was lost, or goes.
+
+    It is given the seconds that are left. Raises what it raises: at once where there never was a
+    server, after ASSUMED_TTL seconds where none has been found again.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    tries, until = pauses(draw), inf
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        before = progress.link
+        try:
+            with closing(steps(left)) as values:
+                yield from values
+        except (ConnectFailed, ConnectionLost, FlowRefused) as error:
+            if progress.link is None or _is_final(error):
+                raise
+            if progress.link is not before:
+                tries, until = pauses(draw), time.monotonic() + ASSUMED_TTL
+            if time.monotonic() >= until:
+                raise
+        else:
+            return
+        time.sleep(next(tries))
+
+
+def _is_final(error: StationError) -> bool:
+    return isinstance(error, FlowRefused) and error.code not in ("busy", "draining")
