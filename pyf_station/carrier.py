@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -124,6 +125,10 @@ class StationProtocol(Protocol):
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
         self._server.reactor.callFromThread(function)
+
+    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Call what blocks in a thread of the server's; return what fires with its result."""
+        return self._server.call_in_thread(function, *args)  # type: ignore[no-any-return]
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""

@@ -10,7 +10,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from twisted.internet.defer import DeferredQueue
-from twisted.internet.threads import deferToThread
 
 from pyf.station.session import Item, Session
 from pyf.station.store import Effects
@@ -314,4 +313,5 @@ class AsyncClient(_Client):
 
     async def checkpoint(self, sequence: int, effects: Effects | None = None) -> None:
         """Note how far the flow is, as ``Client.checkpoint`` does; *effects* runs in a thread."""
-        await deferToThread(self._session.checkpoint, sequence, effects)
+        session = self._session
+        await session.carrier.call_in_thread(session.checkpoint, sequence, effects)

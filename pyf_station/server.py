@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybe
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
@@ -195,6 +196,11 @@ class FlowServer(Factory):
             return "the server has no store for flows with a name (ResumePolicy.store)"
         return ""
 
+    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Call what blocks in a thread; return what fires with its result."""
+        deferred: Deferred[Any] = deferToThreadPool(self.reactor, self._threads(), function, *args)
+        return deferred
+
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
         self.connections.discard(connection)
@@ -275,7 +281,10 @@ class FlowServer(Factory):
 
     def _threads(self) -> ThreadPool:
         if self._pool is None:
-            self._pool = pool = ThreadPool(0, self.max_handlers, "pyf.station")
+            # Coroutines need some, too, for what blocks: a store.
+            on_reactor = self.runner.kind is Kind.REACTOR
+            most = MAX_THREADS if on_reactor else self.max_handlers
+            self._pool = pool = ThreadPool(0, most, "pyf.station")
             # A handler that never returns must not keep the process alive.
             pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
             pool.start()

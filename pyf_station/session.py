@@ -72,6 +72,10 @@ class Carrier(Protocol):
         """Call *function* in the reactor's thread. Callable from any thread."""
         ...
 
+    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Call what blocks in a thread; return what fires with its result."""
+        ...
+
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         ...
@@ -324,7 +328,14 @@ class Session:
         if not self.start <= sequence <= self.start + self.consumed:
             taken = self.start + self.consumed
             raise ValueError(f"a checkpoint at {sequence}, where {taken} packets were taken")
-        self.progress.checkpoint(sequence, effects)
+        try:
+            self.progress.checkpoint(sequence, effects)
+        except FlowCancelled as error:
+            # The client has gone on elsewhere: nobody waits for this handler any more.
+            self._errors.append(error)
+            ending = error
+            self.carrier.call_soon(lambda: self.fail(ending, "cancelled"))
+            raise
 
     @property
     def consumed(self) -> int:

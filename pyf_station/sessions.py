@@ -13,7 +13,6 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -109,7 +108,6 @@ class Sessions:
             self._open(carrier, machine, event, session)
             return
         assert store is not None
-        reactor = self._server.reactor
 
         def begun(found: tuple[int, int]) -> None:
             session.start, epoch = found
@@ -122,8 +120,7 @@ class Sessions:
             assert failure.value is not None
             session.report_failure(failure.value)
 
-        begin = deferToThreadPool(reactor, reactor.getThreadPool(), store.begin, name)
-        begin.addCallbacks(begun, failed)
+        carrier.call_in_thread(store.begin, name).addCallbacks(begun, failed)
 
     def _open(self, carrier: Any, machine: Connection, event: FlowOpened, session: Session) -> None:
         assert event.resume is not None
