@@ -252,6 +252,10 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     for name, value in re.findall(r"`(\w+)`,? \(?([\d.]+)", text):
         if value and hasattr(Limits(), name):
             assert getattr(Limits(), name) == float(value)
+    resume = (DOCS / "resume.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(pyf.station.ResumePolicy):
+        if field.name != "store":
+            assert f"| `{field.name}` | {field.default:.10g} |" in resume.replace(",", "")
     assert Limits().drain_grace == 10
     assert "`Limits.drain_grace` (10 s)" in text
     assert MAX_REPLIES == 4 * 1024**2

@@ -448,3 +448,22 @@ def test_flask_shows_what_has_arrived(start: Callable[..., Process]) -> None:
     assert "my_action" in complete["header"]
     assert app.interrupt() == 0
     assert "Traceback" not in app.output
+
+
+@pytest.mark.timeout(150)
+def test_rows_are_written_exactly_once_whatever_is_killed() -> None:
+    """
+    A server is killed ten times in mid-load, and each row is in the table once.
+    """
+    done = subprocess.run(
+        [*PYTHON, EXAMPLES / "exactly_once.py", "--rows", "1200"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=140,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("killed") for line in lines) == 11
+    assert "1200 packets handled, 1200 rows in the table" in lines
+    assert lines[-1] == "each of them exactly once"

@@ -44,7 +44,7 @@ class Ticket(NamedTuple):
 class Kept:
     """What one side of a resumable flow keeps, *most* bytes of packets and one packet at most."""
 
-    __slots__ = ("_batches", "_gone", "first", "heard", "last_words", "most", "size")
+    __slots__ = ("_batches", "first", "heard", "last_words", "most", "size")
 
     def __init__(self, most: int) -> None:
         self.most: int = most
@@ -56,33 +56,34 @@ class Kept:
         """What this side has said to end the flow, in order."""
         self.heard: set[FrameType] = set()
         """What the peer has said to end it."""
-        self._batches: deque[list[bytes]] = deque()
-        self._gone = 0  # packets of the first batch that are counted already
+        self._batches: deque[tuple[list[bytes], int]] = deque()
 
     def add(self, batch: list[bytes], size: int) -> None:
         """Keep packets that were sent, *size* bytes in all."""
-        self._batches.append(batch)
+        self._batches.append((batch, size))
         self.size += size
 
     def acknowledge(self, count: int) -> None:
         """Forget the packets before number *count*, which the peer has. A lower one is harmless."""
+        batches = self._batches
         while self.first < count:
-            batch = self._batches[0]
-            end = min(len(batch), self._gone + count - self.first)
-            self.size -= sum(map(len, batch[self._gone : end]))
-            self.first += end - self._gone
-            self._gone = end
-            if end == len(batch):
-                self._batches.popleft()
-                self._gone = 0
+            batch, size = batches[0]
+            if self.first + len(batch) <= count:
+                batches.popleft()
+                self.first += len(batch)
+            else:
+                left = batch[count - self.first :]
+                left_size = sum(map(len, left))
+                batches[0] = left, left_size
+                size -= left_size
+                self.first = count
+            self.size -= size
 
     def take_back(self) -> deque[bytes]:
         """Return all packets that are kept, to be sent again, and forget them."""
-        packets = deque(packet for batch in self._batches for packet in batch)
-        for _ in range(self._gone):
-            packets.popleft()
+        packets = deque(packet for batch, _ in self._batches for packet in batch)
         self._batches.clear()
-        self._gone = self.size = 0
+        self.size = 0
         return packets
 
 
