@@ -17,11 +17,11 @@ MAX_FLOW = 2**32 - 1
 
 
 # What a side has given up; and where, beyond that, it takes no packets.
-GIVEN_UP = {
+GIVEN_UP: dict[Role, tuple[FlowState, ...]] = {
     Role.CLIENT: (FlowState.ABANDONED, FlowState.CLOSED),
     Role.SERVER: (FlowState.ANSWERED, FlowState.CLOSED),
 }
-DEAF = {
+DEAF: dict[Role, tuple[FlowState, ...]] = {
     Role.CLIENT: GIVEN_UP[Role.CLIENT],
     Role.SERVER: (FlowState.STOPPED, *GIVEN_UP[Role.SERVER]),
 }

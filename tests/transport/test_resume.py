@@ -5,18 +5,23 @@ from collections import deque
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pyf.transport import (
     Connection,
+    FlowRefused,
     Limits,
+    RemoteProtocolError,
     Role,
     encode_packet,
 )
 from pyf.transport.events import (
+    CreditReceived,
     Event,
+    FlowAbandoned,
+    FlowAborted,
     FlowEnded,
     FlowOpened,
     FlowRejected,
@@ -27,13 +32,20 @@ from pyf.transport.events import (
     ResumeRequested,
     SessionOpened,
 )
+from pyf.transport.frames import FrameType, encode_batch, encode_frame
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
+from pyf.transport.payloads import encode_resumed
 from pyf.transport.resume import (
+    MAX_RETIRED,
+    MAX_UNCONFIRMED,
     FlowMachine,
+    Kept,
     Ticket,
     Tokens,
     Verdict,
 )
+from pyf.transport.states import FlowState
+from pyf.transport.window import ReceiveWindow, SendWindow
 
 CLIENT, SERVER = Role.CLIENT, Role.SERVER
 LIMITS = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES, max_packet=200_000)
@@ -463,7 +475,7 @@ def test_a_result_whose_acknowledgement_was_lost_stays_and_comes_again():
     """
     world = in_mid_flow()
     world.client.end()
-    world.settle_server = world.carry(CLIENT, 10**9)  # type: ignore[attr-defined]
+    world.carry(CLIENT, 10**9)
     while world.server.unread:
         world.server.read()
     world.server.move()
@@ -502,3 +514,287 @@ def test_a_flow_goes_on_as_often_as_its_connection_is_lost():
     world.client.end()
     world.settle()
     world.check_end()
+
+
+# One by one
+
+
+def data(first: int, *packets: dict[str, Any]) -> bytes:
+    encoded = [encode_packet(packet) for packet in packets]
+    return b"".join(encode_batch(FrameType.DATA, 1, first, len(encoded), b"".join(encoded)))
+
+
+@pytest.fixture
+def pair(connect):
+    """
+    A client and a server with a session for flow 1, in which two packets have come.
+    """
+    pair = connect(LIMITS, LIMITS)
+    pair.client.open_flow(resume=KEEPS)
+    pair.to_server()
+    pair.server.open_session(1, Ticket(b"", b"", b"", 1.0, KEEPS, 0), KEEPS)
+    pair.to_client()
+    pair.to_server()
+    pair.send(CLIENT, 1, [{"n": 0}, {"n": 1}])
+    pair.to_server()
+    return pair
+
+
+def new_numbers(events: list[Event]) -> list[int]:
+    return [
+        packet["n"]
+        for event in events
+        if isinstance(event, PacketsReceived)
+        for packet in event.batch.decode()
+    ]
+
+
+VALUES = {
+    "small": [1, -1, None, True, "text", b"bytes", 1.5, [1, [2]], {"a": {"b": 2}}],
+    "large": [2**40, -(2**40), "x" * 40, "x" * 300, "x" * 70_000, bytes(300), bytes(70_000)],
+    "many": [[0] * 20, [0] * 70_000, {str(n): n for n in range(20)}],
+    "extended": [2**70, 10**1000],
+}
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=list(VALUES))
+def test_packets_that_come_twice_are_dropped_and_those_behind_them_taken(connect, feed, values):
+    """
+    Whatever is in the packets, the batch is cut where the new ones begin.
+    """
+    server = Connection(SERVER)
+    for number, value in enumerate(values):
+        client = Connection(CLIENT)
+        client.open_flow(resume=KEEPS)
+        server = Connection(SERVER)
+        feed(server, b"".join(client.data_to_send()))
+        server.open_session(1, Ticket(b"", b"", b"", 1.0, KEEPS, 0), KEEPS)
+        feed(server, data(0, {"n": 0, "value": value}))
+        events = feed(server, data(0, {"n": 0, "value": value}, {"n": number}))
+        assert new_numbers(events) == [number]
+        assert feed(server, data(1, {"n": number})) == []
+        assert server.flow(1).receive.received_packets == 2
+
+
+def test_a_gap_is_a_breach_whatever_the_flow(pair, feed):
+    """
+    A packet beyond the one that is due can only mean that one is lost.
+    """
+    with pytest.raises(
+        RemoteProtocolError, match="packet 3 came where packet 2 was next"
+    ) as caught:
+        feed(pair.server, data(3, {"n": 3}))
+    assert caught.value.code == "sequence"
+
+
+@pytest.mark.parametrize("body", [b"\xc1\xc0", b"\x81\xa1", b"\xdb\xff\xff\xff\xff", b"\x81\xa1n"])
+def test_an_overlap_that_holds_no_packets_is_a_breach(pair, feed, body):
+    """
+    Where the new packets begin cannot be told then.
+    """
+    frame = b"".join(encode_batch(FrameType.DATA, 1, 1, 2, body))
+    with pytest.raises(RemoteProtocolError) as caught:
+        feed(pair.server, frame)
+    assert caught.value.code == "malformed_batch"
+
+
+def test_a_flow_without_a_session_may_not_repeat_itself(connect, feed):
+    """
+    As ever: only the packet that is due may come.
+    """
+    pair = connect()
+    pair.client.open_flow()
+    pair.send(CLIENT, 1, [{"n": 0}])
+    pair.to_server()
+    with pytest.raises(RemoteProtocolError, match="packet 0 came where packet 1 was next"):
+        feed(pair.server, data(0, {"n": 0}))
+
+
+def test_a_session_that_was_not_asked_for_is_a_breach(connect):
+    """
+    Its client keeps nothing.
+    """
+    pair = connect()
+    pair.client.open_flow()
+    pair.to_server()
+    pair.server.open_session(1, Ticket(b"", b"", b"", 1.0, KEEPS, 0), KEEPS)
+    with pytest.raises(RemoteProtocolError) as caught:
+        pair.to_client()
+    assert caught.value.code == "unexpected_frame"
+
+
+def test_a_session_that_comes_after_the_client_gave_up_is_ignored(connect):
+    """
+    Nothing is left to come back for.
+    """
+    pair = connect()
+    pair.client.open_flow(resume=KEEPS)
+    pair.to_server()
+    pair.server.open_session(1, Ticket(b"", b"", b"", 1.0, KEEPS, 0), KEEPS)
+    pair.client.cancel(1)
+    assert pair.to_client() == []
+
+
+@pytest.mark.parametrize("words", [["end"], ["cancel"], ["abort"], ["end", "cancel"]])
+def test_last_words_are_said_again_and_heard_once(pair, connect, words):
+    """
+    Each has its effect when it comes first, and none the second time.
+    """
+    for word in words:
+        pair.client.abort(1, "Error") if word == "abort" else getattr(pair.client, word)(1)
+    kinds = {"end": FlowEnded, "cancel": FlowAbandoned, "abort": FlowAborted}
+    assert [type(event) for event in pair.to_server()] == [kinds[word] for word in words]
+    again = connect(LIMITS, LIMITS)
+    ticket = Ticket(b"", b"", b"", 1.0, KEEPS, 0)
+    again.client.resume_flow(pair.client.flow(1), ticket)
+    (request,) = again.to_server()
+    again.server.resume(1, pair.server.flow(1), request, ticket, 2)
+    again.to_client()
+    assert [type(event) for event in again.to_server()] == [CreditReceived]
+    assert again.server.flow_state(1) is pair.client.flow_state(1)
+
+
+@pytest.mark.parametrize(("next_sequence", "received_back"), [(3, 0), (2, 1)])
+def test_a_server_that_resumes_where_it_cannot_is_in_breach(
+    pair, connect, feed, next_sequence, received_back
+):
+    """
+    It wants packets that were never sent, or has counted messages that never came.
+    """
+    again = connect(LIMITS, LIMITS)
+    again.client.resume_flow(pair.client.flow(1), Ticket(b"", b"", b"", 1.0, KEEPS, 0))
+    payload = encode_resumed(next_sequence, received_back, b"", 2)
+    with pytest.raises(RemoteProtocolError) as caught:
+        feed(again.client, b"".join(encode_frame(FrameType.RESUMED, 1, payload)))
+    assert caught.value.code == "sequence"
+
+
+def test_a_rejected_flow_is_closed_here(pair, connect):
+    """
+    The code, the text and whether it is final come across.
+    """
+    again = connect(LIMITS, LIMITS)
+    again.client.resume_flow(pair.client.flow(1), Ticket(b"", b"", b"", 1.0, KEEPS, 0))
+    again.to_server()
+    again.server.reject(1, "gap", "why", final=True)
+    assert again.to_client() == [FlowRejected(flow_id=1, code="gap", message="why", final=True)]
+    assert again.client.idle
+    assert again.server.idle
+
+
+def test_a_server_that_leaves_lets_nothing_go_on(pair, connect):
+    """
+    It may be asked again, later or elsewhere.
+    """
+    again = connect(LIMITS, LIMITS)
+    again.client.resume_flow(pair.client.flow(1), Ticket(b"", b"", b"", 1.0, KEEPS, 0))
+    again.server.go_away("draining", "")
+    assert again.to_server() == []
+    rejected = again.to_client()[-1]
+    assert isinstance(rejected, FlowRejected)
+    assert (rejected.code, rejected.final) == ("draining", False)
+    with pytest.raises(FlowRefused):
+        again.client.resume_flow(pair.client.flow(1), Ticket(b"", b"", b"", 1.0, KEEPS, 0))
+
+
+def test_a_peer_that_grants_more_than_it_counts_gets_no_more():
+    """
+    What is kept stays bounded, whatever the other side says.
+    """
+    flow = FlowMachine(
+        1,
+        FlowState.STREAMING,
+        SendWindow(INITIAL_PACKETS, INITIAL_BYTES),
+        ReceiveWindow(INITIAL_PACKETS, INITIAL_BYTES),
+    )
+    flow.keep(KEEPS)
+    assert flow.kept is not None
+    flow.send.spend(1, 1000)
+    flow.kept.add([bytes(1000)], 1000)
+    flow.grant(0, 10**6, 10**9)
+    assert flow.send.bytes_limit == KEEPS
+    flow.grant(1, 10**6, 10**9)
+    assert flow.send.bytes_limit == KEEPS + 1000
+    flow.send.widen(INITIAL_PACKETS, 10**9)
+    assert flow.send.window_bytes == KEEPS
+
+
+@given(st.lists(st.integers(1, 5), max_size=8), st.data())
+def test_what_is_kept_is_what_was_not_counted(sizes, draw):
+    """
+    In the order in which it was sent, with its size, however much is counted at a time.
+    """
+    kept, sent = Kept(KEEPS), []
+    for size in sizes:
+        batch = [bytes(len(sent) + n) for n in range(size)]
+        sent += batch
+        kept.add(batch, sum(map(len, batch)))
+        kept.acknowledge(draw.draw(st.integers(0, len(sent))))
+        assert kept.size == sum(map(len, sent[kept.first :]))
+    assert list(kept.take_back()) == sent[kept.first :]
+    assert kept.size == 0
+
+
+def test_a_flow_weighs_what_it_may_hold(pair):
+    """
+    What came and was not read, what may be kept, and its last words.
+    """
+    flow = pair.server.flow(1)
+    unread = flow.receive.unread_bytes
+    assert unread > 0
+    assert flow.weight == unread + KEEPS
+    assert not flow.concluded
+    pair.server.finish(1, 0, "success", value=bytes(1000))
+    assert flow.weight > unread + KEEPS + 1000
+    assert flow.concluded
+
+
+def test_the_rest_of_a_frame_that_never_comes_is_forgotten(pair):
+    """
+    A connection that is lost holds no half of a packet.
+    """
+    pair.server.receive_data(data(2, {"n": 2})[:20])
+    assert pair.server.next_event() is None
+    assert pair.server.mid_frame
+    pair.server.drop_input()
+    assert not pair.server.mid_frame
+
+
+# Tokens
+
+
+def test_tokens_are_kept_as_hashes_bound_to_their_session():
+    """
+    Neither the token itself nor its hash alone opens another session.
+    """
+    tokens = Tokens(b"one", b"token")
+    assert b"token" not in tokens._valid
+    assert tokens.check(b"token") is Verdict.VALID
+    assert tokens.check(b"other") is Verdict.WRONG
+    assert Tokens(b"two", b"token")._valid != tokens._valid
+
+
+def test_the_tokens_before_are_valid_until_the_last_is_confirmed():
+    """
+    Then they are known, and worth nothing.
+    """
+    tokens = Tokens(b"", b"0")
+    tokens.add(b"1")
+    assert tokens.check(b"0") is tokens.check(b"1") is Verdict.VALID
+    tokens.confirm()
+    tokens.confirm()
+    assert tokens.check(b"0") is Verdict.RETIRED
+    assert tokens.check(b"1") is Verdict.VALID
+
+
+def test_what_is_known_of_tokens_is_bounded():
+    """
+    The one that was confirmed stays good, whatever else was given out.
+    """
+    tokens = Tokens(b"", b"first")
+    for number in range(MAX_RETIRED + 100):
+        tokens.add(str(number).encode())
+        assert tokens.check(b"first") is Verdict.VALID
+    assert len(tokens._valid) == MAX_UNCONFIRMED
+    assert len(tokens._retired) == MAX_RETIRED
+    assert tokens.check(b"0") is Verdict.WRONG
