@@ -162,8 +162,10 @@ class Link:
         self._keeper = threading.Thread(target=self._keep, name="pyf.station-keeper", daemon=True)
         self._keeper.start()
 
-    def _open_flow(self, machine: Connection, header: dict[str, Any] | None, *, waits: bool) -> int:
-        return machine.open_flow(header, self.timeout, waits)
+    def _open_flow(
+        self, machine: Connection, header: dict[str, Any] | None, waits: bool, length: int | None
+    ) -> int:
+        return machine.open_flow(header, self.timeout, waits, length)
 
     def take_in(self, source: Iterator[dict[str, Any]], count: int) -> bool:
         """Put the next *count* packets of *source* into ``pending``; return whether it has ended.

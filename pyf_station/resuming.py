@@ -91,7 +91,7 @@ class ResumingLink(Link):
         self._connect = connect
         self._name = name
         self._draw = draw
-        self._header: dict[str, Any] | None = None
+        self._opening: tuple[dict[str, Any] | None, bool, int | None] = (None, True, None)
         self._ticket: Ticket | None = None
         self._flow: FlowMachine | None = None
         # Under the lock; the event is set while it is false.
@@ -101,21 +101,24 @@ class ResumingLink(Link):
         self._settled = threading.Event()
         self._settled.set()
 
-    def open(self, header: dict[str, Any] | None, *, waits: bool) -> None:
+    def open(
+        self, header: dict[str, Any] | None, *, waits: bool, length_hint: int | None = None
+    ) -> None:
         """Open the flow, and wait until the server has given it a session, or has refused it.
 
         Raises PacketError for a header that cannot travel, and as ``send`` does.
         """
-        self._header = header
-        super().open(header, waits=waits)
+        self._opening = header, waits, length_hint
+        super().open(header, waits=waits, length_hint=length_hint)
         self._turn()
         while self._ticket is None and self.result is None:
             self.wait()
 
-    def _open_flow(self, machine: Connection, header: dict[str, Any] | None, *, waits: bool) -> int:
-        assert waits
+    def _open_flow(
+        self, machine: Connection, header: dict[str, Any] | None, waits: bool, length: int | None
+    ) -> int:
         keeps = self._limits.retention
-        return machine.open_flow(header, self.timeout, resume=keeps, name=self._name)
+        return machine.open_flow(header, self.timeout, waits, length, resume=keeps, name=self._name)
 
     # What a link does, while it has no connection
 
@@ -217,7 +220,7 @@ class ResumingLink(Link):
         try:
             with self._lock:
                 if self._ticket is None or self._flow is None:
-                    flow_id = self._open_flow(machine, self._header, waits=True)
+                    flow_id = self._open_flow(machine, *self._opening)
                 else:
                     flow_id = machine.resume_flow(self._flow, self._ticket)
             until = time.monotonic() + min(left, self._limits.handshake_timeout)
@@ -291,6 +294,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.link: Link | None = None
+        self.length_hint: int | None = None
         self.received: int = 0
         self._origin = 0
         self._told = 0
