@@ -77,6 +77,8 @@ class ResumingLink(Link):
     the client calls the flow across sessions.
     """
 
+    start: int
+
     def __init__(
         self,
         connect: Connect,

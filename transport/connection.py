@@ -52,6 +52,8 @@ from pyf.transport.states import (
 class Connection(Continuation):
     """One end of a connection, in the given *role*, with the bounds it keeps."""
 
+    state: ConnectionState
+
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
         super().__init__(role, limits)
         if role is Role.CLIENT:
