@@ -128,7 +128,8 @@ class StationProtocol(Protocol):
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread of the server's; return what fires with its result."""
-        return self._server.call_in_thread(function, *args)  # type: ignore[no-any-return]
+        result: Deferred[Any] = self._server.call_in_thread(function, *args)
+        return result
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""

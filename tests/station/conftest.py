@@ -338,6 +338,9 @@ class FakeCarrier:
     def call_soon(self, function: Callable[[], None]) -> None:
         self._calls.callFromThread(function)
 
+    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        raise NotImplementedError
+
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         count = min(self.credit, len(pending))
         self.messages += [pending.popleft() for _ in range(count)]

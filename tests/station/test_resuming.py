@@ -156,7 +156,7 @@ def test_a_source_that_sleeps_loses_its_connection_unnoticed(proxied, log):
 
     def flow() -> Iterator[Packet]:
         yield Packet(n=0)
-        proxy.wait_for_packets = None  # type: ignore[assignment]
+        proxy.wait_for_packets = None
         proxy.cut("rst")
         proxy.wait_for_connections(2)
         yield Packet(n=1)
@@ -271,7 +271,7 @@ def test_whether_a_whole_flow_was_handled_is_not_known_then(proxied, log, serve)
         threading.Thread(target=later).start()
 
     def later() -> None:
-        proxy.wait_for_packets = None  # type: ignore[assignment]
+        proxy.wait_for_packets = None
         while not client_ended():
             time.sleep(0.001)
         restarted(serve, proxy, log)
