@@ -10,12 +10,9 @@ if __name__ != "pyf.station":
         "a second copy of every class. Run script/setup, then: import pyf.station"
     )
 
-from pyf.station.client import Call, StationClient
-from pyf.station.conversation import Conversation
-from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
-from pyf.station.server import FlowServer
-from pyf.station.sessions import ResumePolicy
-from pyf.station.store import PostgreSQLStore, SQLiteStore, Store
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -37,6 +34,14 @@ from pyf.transport import (
     StationError,
     UnsupportedValue,
 )
+
+if TYPE_CHECKING:
+    from pyf.station.client import Call, StationClient
+    from pyf.station.conversation import Conversation
+    from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
+    from pyf.station.server import FlowServer
+    from pyf.station.sessions import ResumePolicy
+    from pyf.station.store import PostgreSQLStore, SQLiteStore, Store
 
 __all__ = [
     "AsyncClient",
@@ -71,3 +76,30 @@ __all__ = [
     "Store",
     "UnsupportedValue",
 ]
+
+# Imported when they are asked for: who ships flows with asyncio needs no Twisted.
+_HOMES = {
+    "AsyncClient": "flow",
+    "AsyncFlow": "flow",
+    "Call": "client",
+    "Client": "flow",
+    "Conversation": "conversation",
+    "Flow": "flow",
+    "FlowServer": "server",
+    "PostgreSQLStore": "store",
+    "ResumePolicy": "sessions",
+    "SQLiteStore": "store",
+    "StationClient": "client",
+    "Store": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import Any, Literal, Self
 
+from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.conversation import Conversation
 from pyf.station.length import known_length
 from pyf.station.link import Link
@@ -24,23 +24,15 @@ from pyf.transport import (
 )
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
-DEFAULT_PORT = 6789
-
 Flow = Iterable[dict[str, Any]]
 Source = Callable[[int], Flow]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
 Value = Packet | Literal[True]
-Listener = Callable[[Packet], object]
-
-_EVENTS = {"appinfo": "appinfo", "success": "success", "failure": "failure"}
-LISTENER_EVENTS = frozenset({"message_received", "other", *_EVENTS.values()})
-"""What a listener can be added for."""
-
 FAST = 0.001
 """Seconds: a source that gives a batch sooner is asked for twice as many packets the next time."""
 
 
-class StationClient:
+class StationClient(BaseClient):
     """Ships flows to the server at *host*:*port*, each over a connection of its own.
 
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
@@ -59,13 +51,7 @@ class StationClient:
         *,
         limits: Limits | None = None,
     ) -> None:
-        if not 0 < port < 2**16:
-            raise ValueError(f"a port is 1 to 65535, not {port!r}")
-        self.host: str = host
-        self.port: int = port
-        self.waits_for_success: bool = waits_for_success
-        self.limits: Limits = limits or Limits()
-        self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
+        super().__init__(host, port, waits_for_success, limits=limits)
 
     def call(
         self,
@@ -143,7 +129,7 @@ class StationClient:
 
         It connects now, and raises as ``call`` does.
         """
-        _check(header, timeout)
+        check_call(header, timeout)
         link = self._connect(timeout, resume=resume)
         try:
             link.open(header, waits=True)
@@ -153,35 +139,6 @@ class StationClient:
             link.close()
             raise
         return Conversation(link, self._notify)
-
-    def add_listener(self, event: str, listener: Listener) -> None:
-        """Have *listener* called with packets that come back to any call of this client.
-
-        *event* is ``message_received`` (every message), or by the packet's ``type``: ``appinfo``,
-        ``success``, ``failure``, or ``other`` for the rest. Listeners are called in the thread
-        that iterates. A call stops with the exception that a listener raises.
-
-        Raises ValueError for another event. Callable from any thread.
-        """
-        self._listeners_of(event).append(listener)
-
-    def remove_listener(self, event: str, listener: Listener) -> None:
-        """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
-        self._listeners_of(event).remove(listener)
-
-    def _listeners_of(self, event: str) -> list[Listener]:
-        try:
-            return self._listeners[event]
-        except KeyError:
-            events = ", ".join(sorted(LISTENER_EVENTS))
-            raise ValueError(f"no event {event!r}; there are {events}") from None
-
-    def _notify(self, packet: Packet, *, final: bool = False) -> None:
-        if not final:
-            for listener in tuple(self._listeners["message_received"]):
-                listener(packet)
-        for listener in tuple(self._listeners[_EVENTS.get(str(packet.get("type")), "other")]):
-            listener(packet)
 
     def _connect(
         self, timeout: float | None, *, resume: bool = False, flow_id: str | None = None
@@ -203,7 +160,7 @@ class StationClient:
         resume: bool,
         flow_id: str | None,
     ) -> Call:
-        _check(header, timeout)
+        check_call(header, timeout)
         progress = Progress()
         if flow_id is not None:
             if not callable(flow):
@@ -213,8 +170,7 @@ class StationClient:
             )
             return Call(persist(again, timeout, progress), progress)
         if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
-            text = f"a flow is an iterable of Packets or dicts, not a {type(flow).__qualname__}"
-            raise TypeError(text)
+            raise not_a_flow(flow, "an iterable")
         progress.length_hint = known_length(flow)
         steps = self._steps(
             iter(flow), header, timeout, waits=waits, progress=progress, resume=resume
@@ -410,10 +366,3 @@ def _answers(call: Call) -> Generator[Packet, None, None]:
 def _close(source: Iterator[dict[str, Any]] | None) -> None:
     if isinstance(source, Generator):
         source.close()
-
-
-def _check(header: object, timeout: float | None) -> None:
-    if header is not None and not isinstance(header, dict):
-        raise TypeError(f"a header is a Packet or a dict, not a {type(header).__qualname__}")
-    if timeout is not None and not 0 <= timeout < inf:
-        raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")

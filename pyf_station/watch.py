@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
-
-from twisted.internet.base import DelayedCall
+from typing import TYPE_CHECKING, Any, Final
 
 from pyf.station.wire import set_user_timeout
 from pyf.transport import Connection
 from pyf.transport.patience import Patience
+
+if TYPE_CHECKING:
+    from twisted.internet.base import DelayedCall
 
 SHORTEST: Final = 0.001
 """Seconds that a timer is set to at least, where it was early: rounding must not make it spin."""

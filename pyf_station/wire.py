@@ -18,34 +18,69 @@ MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""
 
 
+class Attempt:
+    """An attempt to connect to *host*, over all its addresses: its time, and why it failed.
+
+    *timeout* is what the call has, if it has a limit.
+    """
+
+    def __init__(self, host: str, port: int, limits: Limits, timeout: float | None = None) -> None:
+        self.host: str = host
+        self.port: int = port
+        self._timeout = timeout
+        self._began = time.monotonic()
+        most = limits.connect_timeout
+        self._until = self._began + (most if timeout is None else min(timeout, most))
+        self._tried: list[str] = []
+
+    def share(self, addresses: int) -> float:
+        """Return the seconds for the next of so many *addresses* that are left.
+
+        One that does not answer leaves time for those after it.
+        """
+        return max(0.001, self._until - time.monotonic()) / addresses
+
+    def unknown(self, error: Exception) -> ConnectFailed:
+        """Return the error of a name that cannot be resolved."""
+        return self._failed(f"the name {self.host!r} is not known ({_reason(error)})")
+
+    def note(self, address: str, error: Exception) -> None:
+        """Note that *address* could not be connected to."""
+        timed_out = isinstance(error, TimeoutError)
+        reason = "timed out (Limits.connect_timeout)" if timed_out else _reason(error)
+        self._tried.append(f"{address} port {self.port}: {reason}")
+
+    def failure(self) -> ConnectFailed | DeadlineExceeded:
+        """Return the error of an attempt whose every address failed."""
+        if self._timeout is not None and time.monotonic() >= self._began + self._timeout:
+            return deadline_error(self._timeout)
+        return self._failed("; ".join(self._tried))
+
+    def _failed(self, why: str) -> ConnectFailed:
+        text = f"cannot connect to {self.host}:{self.port}: {why}"
+        return ConnectFailed(text, host=self.host, port=self.port, tried=tuple(self._tried))
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
+
+
 def connect(host: str, port: int, limits: Limits, timeout: float | None = None) -> socket.socket:
     """Return a socket connected to *host*, an IPv4 or IPv6 address or a name of some.
 
     Raises ConnectFailed, or DeadlineExceeded where the *timeout* of the call is over before.
     """
-    where = f"{host}:{port}"
-    began = time.monotonic()
-    seconds = limits.connect_timeout if timeout is None else min(timeout, limits.connect_timeout)
+    attempt = Attempt(host, port, limits, timeout)
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        text = f"cannot connect to {where}: the name {host!r} is not known ({reason})"
-        raise ConnectFailed(text, host=host, port=port) from error
-    tried: list[str] = []
+        raise attempt.unknown(error) from error
     for index, (family, _, protocol, _, address) in enumerate(addresses):
-        # An address that does not answer leaves time for those after it.
-        left = max(0.001, began + seconds - time.monotonic())
         try:
-            return _connected(family, protocol, address, left / (len(addresses) - index))
-        except TimeoutError:
-            tried.append(f"{address[0]} port {port}: timed out (Limits.connect_timeout)")
+            return _connected(family, protocol, address, attempt.share(len(addresses) - index))
         except OSError as error:
-            tried.append(f"{address[0]} port {port}: {error.strerror or error}")
-    if timeout is not None and time.monotonic() >= began + timeout:
-        raise deadline_error(timeout)
-    text = f"cannot connect to {where}: {'; '.join(tried)}"
-    raise ConnectFailed(text, host=host, port=port, tried=tuple(tried))
+            attempt.note(str(address[0]), error)
+    raise attempt.failure()
 
 
 def _connected(family: int, protocol: int, address: Any, seconds: float) -> socket.socket:

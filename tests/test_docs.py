@@ -27,7 +27,7 @@ import pyf.station
 import pyf.station.testing
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
-from pyf.station.client import LISTENER_EVENTS
+from pyf.station.base import LISTENER_EVENTS
 from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
 from pyf.transport.limits import MAX_REPLIES
 

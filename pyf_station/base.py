@@ -1,0 +1,74 @@
+"""What all clients have in common: whom they call, and who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from pyf.transport import Limits, Packet
+
+DEFAULT_PORT = 6789
+
+Listener = Callable[[Packet], object]
+
+_EVENTS = {"appinfo": "appinfo", "success": "success", "failure": "failure"}
+LISTENER_EVENTS = frozenset({"message_received", "other", *_EVENTS.values()})
+"""What a listener can be added for."""
+
+
+class BaseClient:
+    """Whom a client calls, with which bounds, and who hears of what comes back."""
+
+    def __init__(
+        self, host: str, port: int, waits_for_success: bool, *, limits: Limits | None
+    ) -> None:
+        if not 0 < port < 2**16:
+            raise ValueError(f"a port is 1 to 65535, not {port!r}")
+        self.host: str = host
+        self.port: int = port
+        self.waits_for_success: bool = waits_for_success
+        self.limits: Limits = limits or Limits()
+        self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
+
+    def add_listener(self, event: str, listener: Listener) -> None:
+        """Have *listener* called with packets that come back to any call of this client.
+
+        *event* is ``message_received`` (every message), or by the packet's ``type``: ``appinfo``,
+        ``success``, ``failure``, or ``other`` for the rest. Listeners are called where the call is
+        iterated: in its thread, and in its task. A call stops with the exception that a listener
+        raises.
+
+        Raises ValueError for another event. Callable from any thread.
+        """
+        self._listeners_of(event).append(listener)
+
+    def remove_listener(self, event: str, listener: Listener) -> None:
+        """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
+        self._listeners_of(event).remove(listener)
+
+    def _listeners_of(self, event: str) -> list[Listener]:
+        try:
+            return self._listeners[event]
+        except KeyError:
+            events = ", ".join(sorted(LISTENER_EVENTS))
+            raise ValueError(f"no event {event!r}; there are {events}") from None
+
+    def _notify(self, packet: Packet, *, final: bool = False) -> None:
+        if not final:
+            for listener in tuple(self._listeners["message_received"]):
+                listener(packet)
+        for listener in tuple(self._listeners[_EVENTS.get(str(packet.get("type")), "other")]):
+            listener(packet)
+
+
+def check_call(header: object, timeout: float | None) -> None:
+    """Raise TypeError for a *header* that is no packet, ValueError for a *timeout* that is none."""
+    if header is not None and not isinstance(header, dict):
+        raise TypeError(f"a header is a Packet or a dict, not a {type(header).__qualname__}")
+    if timeout is not None and not 0 <= timeout < inf:
+        raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")
+
+
+def not_a_flow(flow: object, kinds: str) -> TypeError:
+    """Return the error of a *flow* that is none of the *kinds* that can be one."""
+    return TypeError(f"a flow is {kinds} of Packets or dicts, not a {type(flow).__qualname__}")

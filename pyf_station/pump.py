@@ -1,0 +1,401 @@
+"""How the packets of a flow get from the user's iterable into the connection of an async client.
+
+A pump asks its source only for what there is credit for, and only as the caller comes by; a burst
+of a fast source is one step. It sends by itself, whatever the caller does meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from operator import call
+from queue import SimpleQueue
+from typing import Any, Final
+
+from pyf.station.loop import Loop
+from pyf.station.multiplex import Stream
+from pyf.transport import PacketError, encode_packet
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+
+BURST: Final = 4 * BATCH_PACKETS
+"""Packets that a fast source is asked for at once: a change of threads costs as much as 50."""
+
+BURST_BYTES: Final = 4 * BATCH_BYTES
+"""Bytes of packets that a fast source is asked for at once."""
+
+BURST_SECONDS: Final = 0.002
+"""What a burst should take: a source is asked for as many packets as it gave in that time."""
+
+TICK: Final = 0.004
+"""Seconds after which a burst that goes on is sent as far as it is: within the 10 ms promised."""
+
+LAST_WORD: Final = 1.0
+"""Seconds that a source has to close before its caller goes on."""
+
+IDLE_THREADS: Final = 8
+"""Threads that wait for the next source."""
+
+Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
+Encode = Callable[[Any], bytes]
+_call: Any = call  # Its type has too many variables for pyright.
+
+INSTANT: Final[frozenset[type]] = frozenset(
+    {list, tuple, type(iter([])), type(iter(())), type({}.values()), range}
+)
+"""Sources that never block, since the packets are there: they need no thread."""
+
+
+class Worker:
+    """A thread for one source after another."""
+
+    def __init__(self, home: Workers) -> None:
+        self._home = home
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        threading.Thread(target=self._work, name="pyf.station-source", daemon=True).start()
+
+    def do(self, job: Callable[[], object]) -> None:
+        """Have *job*, which raises nothing, done behind those before."""
+        self._jobs.put(job)
+
+    def release(self) -> None:
+        """Need it no more, once all jobs are done."""
+        self._jobs.put(partial(self._home.rest, self))
+
+    def end(self) -> None:
+        """End the thread, once all jobs are done."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            job()
+            del job  # It would keep its source as long as the thread waits.
+
+
+class Workers:
+    """Threads for sources that may block: as many as there are such sources.
+
+    They are daemons: one that blocks for ever must not keep the process.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._closed = False
+
+    def take(self) -> Worker:
+        """Return a thread for one source. Raises RuntimeError where the system has none."""
+        with self._lock:
+            self._closed = False
+            if self._idle:
+                return self._idle.pop()
+        return Worker(self)
+
+    def rest(self, worker: Worker) -> None:
+        """Take back a worker that has nothing to do."""
+        with self._lock:
+            if not self._closed and len(self._idle) < IDLE_THREADS:
+                self._idle.append(worker)
+                return
+        worker.end()
+
+    def close(self) -> None:
+        """End all threads, once they have nothing to do."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.end()
+
+
+class Inline:
+    """Does jobs where it is called: for sources that never block."""
+
+    def do(self, job: Callable[[], object]) -> None:
+        """Do *job* now."""
+        job()
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+class Pump:
+    """What all pumps do. In the loop's thread."""
+
+    def __init__(self, loop: Loop, stream: Stream) -> None:
+        self.failure: BaseException | None = None
+        """What the source raised, or why a packet of it cannot travel."""
+        self.closed: bool = False
+        """Whether the source is done with: exhausted, failed or closed."""
+        self.exhausted: bool = False
+        """Whether the source has given all its packets."""
+        self._loop = loop
+        self._stream = stream
+        self._close_failure: BaseException | None = None
+        stream.on_room = self.deliver
+
+    @property
+    def failed(self) -> bool:
+        """Whether the source failed, and all that came before has left."""
+        return self.failure is not None and not self._stream.pending
+
+    def more(self) -> None:
+        """Ask the source for more, where there is credit. The caller has come by."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the source, if it has to be; ``closed`` says when that is done."""
+        raise NotImplementedError
+
+    def deliver(self) -> None:
+        """Send what may be sent; and the END behind it, once there is no more."""
+        stream = self._stream
+        try:
+            stream.send()
+        except PacketError as error:
+            stream.pending.clear()
+            self.failure = error
+        if self.exhausted and self.failure is None and not stream.pending:
+            stream.end()
+        stream.flush()
+        stream.touch()
+
+    async def settle(self) -> None:
+        """Close the source, and wait until that is done, LAST_WORD seconds at the most.
+
+        Raises what the source raises as it is closed.
+        """
+        self.close()
+        await self._stream.until(lambda: self.closed, LAST_WORD)
+        failure, self._close_failure = self._close_failure, None
+        if failure is not None:
+            raise failure
+
+    def _done(self, failure: BaseException | None) -> None:
+        """Note that the source is closed."""
+        self.closed = True
+        self._close_failure = failure
+        self._stream.touch()
+
+
+class IteratorPump(Pump):
+    """Takes packets from an iterator: in a thread, where it may block, in bursts."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        stream: Stream,
+        source: Iterator[dict[str, Any]],
+        worker: Worker | Inline,
+        encode: Encode = encode_packet,
+    ) -> None:
+        super().__init__(loop, stream)
+        self._source = source
+        self._worker = worker
+        self._encode = encode
+        self._inline = isinstance(worker, Inline)
+        # A generator sees the context of its caller, as it would where it is iterated there.
+        self._run: Any = call if self._inline else copy_context().run
+        self._count = BURST if self._inline else 1
+        self._asked = 0
+        self._before = 0
+        self._gate: list[Encode] = []
+        self._guard: Any = None
+        self._released = False
+
+    def more(self) -> None:
+        """Ask the source for more, where there is credit. The caller has come by."""
+        stream = self._stream
+        if self._asked or self._released or self.failure is not None or stream.pending:
+            return
+        count = min(self._count, stream.room())
+        if not count:
+            return
+        self._asked, self._before = count, stream.sent
+        gate = self._gate = [self._encode] * count
+        if count > 1 and not self._inline:
+            self._guard = self._loop.callLater(TICK, self._cut)
+        self._worker.do(partial(self._run, self._burst, gate))
+
+    def close(self) -> None:
+        """Close the source, if it has to be; ``closed`` says when that is done."""
+        if not self._released:
+            self._gate.clear()
+            self._release(partial(self._run, self._close_source))
+
+    def _release(self, last: Callable[[], object]) -> None:
+        self._released = True
+        self._worker.do(last)
+        self._worker.release()
+
+    # In the worker's thread
+
+    def _burst(self, gate: list[Encode]) -> None:
+        began = self._loop.clock()
+        failure = None
+        try:
+            # In C. A packet is encoded as it comes: its source may change it and yield it again.
+            # The gate is asked before the source: once emptied, no packet is lost.
+            self._stream.pending.extend(map(_call, gate, self._source))
+        except BaseException as error:  # noqa: BLE001 - for the caller, whatever it is
+            failure = error
+        self._tell(partial(self._arrived, self._loop.clock() - began, failure))
+
+    def _close_source(self) -> None:
+        failure = None
+        try:
+            if isinstance(self._source, Generator):
+                self._source.close()
+        except BaseException as error:  # noqa: BLE001 - as above
+            failure = error
+        self._tell(partial(self._done, failure))
+
+    def _tell(self, function: Callable[[], object]) -> None:
+        if self._inline:
+            function()
+            return
+        with suppress(RuntimeError):  # The loop has been closed: nobody waits.
+            self._loop.callFromThread(function)
+
+    # In the loop's thread
+
+    def _cut(self) -> None:
+        """A burst takes long: send what it has given, have it stop at the packet that it is at."""
+        self._guard = None
+        self._gate.clear()
+        self.deliver()
+
+    def _arrived(self, seconds: float, failure: BaseException | None) -> None:
+        stream = self._stream
+        asked, self._asked = self._asked, 0
+        if self._guard is not None:
+            self._guard.cancel()
+            self._guard = None
+        if self._released:
+            stream.pending.clear()
+            return
+        waiting = len(stream.pending)
+        given = stream.sent + waiting - self._before
+        if waiting:
+            stream.packet_size = sum(map(len, stream.pending)) // waiting
+        self._adapt(given, seconds)
+        if self.failure is None:
+            self.failure = failure
+        # What the gate has left says that nothing cut the burst short but the source itself.
+        cut = stream.over or not self._gate
+        self.exhausted = failure is None and given < asked and not cut
+        if self.exhausted or failure is not None:
+            self.closed = True
+            self._release(bool)
+        self.deliver()
+        if self._count > 1 and stream.sent - stream.told <= BURST:
+            self._loop.soon(self.more) if self._inline else self.more()
+
+    def _adapt(self, given: int, seconds: float) -> None:
+        most = min(BURST, max(1, BURST_BYTES // self._stream.packet_size))
+        if self._inline:
+            self._count = most
+        else:
+            fitting = int(given * BURST_SECONDS / max(seconds, 1e-6))
+            self._count = max(1, min(fitting, 2 * self._count, most))
+
+
+class TaskPump(Pump):
+    """Takes packets from an async iterable, in a coroutine beside the caller's."""
+
+    def __init__(self, loop: Loop, stream: Stream, source: AsyncIterable[dict[str, Any]]) -> None:
+        super().__init__(loop, stream)
+        self._source = source
+        self._scheduled = False
+        self._wanted: Callable[[], None] | None = None
+        self._cancel: Callable[[], object] | None = None
+        self._closing = False
+
+    def more(self) -> None:
+        """Ask the source for more, where there is credit. The caller has come by."""
+        if self._cancel is None and not self._closing:
+            self._cancel = bool  # It may finish before it has returned.
+            self._cancel = self._loop.spawn(self._run())
+        elif self._wanted is not None and self._may_ask():
+            self._wanted()
+
+    def close(self) -> None:
+        """Close the source, if it has to be; ``closed`` says when that is done."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._cancel is None:
+            self.closed = True
+        elif not self.closed:
+            self._cancel()
+
+    def deliver(self) -> None:
+        """Send what may be sent, and have the source go on where there is room."""
+        super().deliver()
+        if self._wanted is not None and self._may_ask():
+            self._wanted()
+
+    def _may_ask(self) -> bool:
+        stream = self._stream
+        ahead = stream.sent - stream.told
+        return not stream.pending and ahead <= BURST and bool(stream.room())
+
+    async def _run(self) -> None:
+        failure: BaseException | None = None
+        iterator = aiter(self._source)
+        try:
+            await self._take_all(iterator)
+        except BaseException as error:  # noqa: BLE001 - for the caller, whatever it is
+            failure = error
+        try:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+        except BaseException as error:  # noqa: BLE001 - as above
+            failure = error
+        self._end(failure)
+
+    def _end(self, failure: BaseException | None) -> None:
+        if self._closing:
+            self._done(None if isinstance(failure, self._loop.cancelled) else failure)
+            return
+        self.closed = True
+        self.failure = self.failure or failure
+        self.deliver()
+
+    async def _take_all(self, iterator: Any) -> None:
+        pending = self._stream.pending
+        while not self._closing:
+            if not self._may_ask() or self._scheduled:
+                await self._until_wanted()
+            left = min(BURST, self._stream.room())
+            size = BURST_BYTES
+            async for packet in iterator:
+                data = encode_packet(packet)
+                pending.append(data)
+                if not self._scheduled:
+                    self._scheduled = True
+                    self._loop.soon(self._flush)
+                left -= 1
+                size -= len(data)
+                if left <= 0 or size <= 0 or self._closing:
+                    break
+            else:
+                self.exhausted = True
+                return
+
+    async def _until_wanted(self) -> None:
+        waiting, self._wanted = self._loop.waiter()
+        try:
+            await waiting
+        finally:
+            self._wanted = None
+
+    def _flush(self) -> None:
+        """Send what the source has given until it waited for something, or until its burst."""
+        self._scheduled = False
+        pending = self._stream.pending
+        if pending:
+            self._stream.packet_size = max(1, sum(map(len, pending)) // len(pending))
+        self.deliver()

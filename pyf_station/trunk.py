@@ -1,0 +1,184 @@
+"""The connection of an async client, made when it is needed and made again when it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from copy import copy
+from typing import Final
+
+from pyf.station.loop import Loop
+from pyf.station.multiplex import Multiplex, Stream
+from pyf.station.pump import LAST_WORD, Workers
+from pyf.station.watch import Alarm
+from pyf.station.wire import deadline_error
+from pyf.transport import ConnectFailed, Limits, LocalProtocolError
+
+BACKOFF_FIRST: Final = 0.05
+"""Seconds, at the most, before the first new attempt to reconnect."""
+
+BACKOFF_MOST: Final = 5.0
+"""Seconds that the wait between attempts grows to, at the most."""
+
+Dial = Callable[["Trunk"], Awaitable[Multiplex]]
+
+
+class Backoff:
+    """How long to wait between attempts: exponential, with full jitter.
+
+    *rng* returns a float from 0 to 1: clients that lost the same server don't come back at once.
+    """
+
+    def __init__(self, rng: Callable[[], float]) -> None:
+        self.failures: int = 0
+        self._rng = rng
+
+    def failed(self) -> None:
+        """Note that an attempt failed."""
+        self.failures += 1
+
+    def reset(self) -> None:
+        """Note that an attempt succeeded."""
+        self.failures = 0
+
+    def delay(self) -> float:
+        """Return the seconds to wait before the next attempt; 0 behind one that succeeded."""
+        if not self.failures:
+            return 0.0
+        most = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(self.failures - 1, 32))
+        return self._rng() * most
+
+
+class Timeout:
+    """The time given to one call, from its first step on."""
+
+    def __init__(self, loop: Loop, seconds: float | None) -> None:
+        self.wake: Callable[[], object] = bool
+        """What is called when the time is over."""
+        self._seconds = seconds
+        self._over = False
+        self._alarm = None if seconds is None else Alarm(loop, loop.clock, seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._over = True
+        self.wake()
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded if the time is over."""
+        if self._over:
+            raise deadline_error(self._seconds or 0.0)
+
+    def cancel(self) -> None:
+        """Stop the clock."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+
+class Trunk:
+    """The connection that carries the flows of a client. For the loop's thread.
+
+    *dial* makes a connection, and raises ConnectFailed. Where the server has been there before, new
+    flows wait while it is dialled again and again, ``Limits.connect_timeout`` at the most; the
+    first time of all, one attempt has to do. *rng* is as for :class:`Backoff`.
+    """
+
+    def __init__(self, loop: Loop, limits: Limits, dial: Dial, rng: Callable[[], float]) -> None:
+        self.loop: Loop = loop
+        self.limits: Limits = limits
+        self.streams: set[Stream] = set()
+        """The flows that somebody waits for."""
+        self.workers: Workers = Workers()
+        """Threads for sources that may block."""
+        self._dial = dial
+        self._backoff = Backoff(rng)
+        self._connection: Multiplex | None = None
+        self._connections: set[Multiplex] = set()
+        self._connecting = False
+        self._cancel_connecting: Callable[[], object] = bool
+        self._connect_failure: BaseException | None = None
+        self._connect_wakes: list[Callable[[], None]] = []
+        self._proven = False
+        self._closed = False
+
+    async def connected(self, timeout: Timeout) -> Multiplex:
+        """Return the connection for a new flow: the one there is, or a new one."""
+        while True:
+            if self._closed:
+                raise LocalProtocolError("the client is closed", code="closed")
+            connection = self._connection
+            if connection is not None and connection.usable:
+                return connection
+            if not self._connecting:
+                self._connecting = True
+                self._connect_failure = None
+                self._cancel_connecting = self.loop.spawn(self._establish())
+            waiting, wake = self.loop.waiter()
+            self._connect_wakes.append(wake)
+            timeout.wake = wake
+            if self._connecting:
+                await waiting
+            timeout.check()
+            if self._connect_failure is not None and not self._connecting:
+                # One for each that waited: a traceback belongs to one of them.
+                raise copy(self._connect_failure) from self._connect_failure.__cause__
+
+    async def _establish(self) -> None:
+        """Connect, for all that wait: again and again where that has been possible before."""
+        failure: BaseException | None = None
+        try:
+            self._connection = await self._attempts()
+            self._connections.add(self._connection)
+        except BaseException as error:  # noqa: BLE001 - for those that wait
+            failure = error
+        if isinstance(failure, self.loop.cancelled):
+            failure = LocalProtocolError("the client is closed", code="closed")
+        self._connect_failure = failure
+        self._connecting = False
+        wakes, self._connect_wakes = self._connect_wakes, []
+        for wake in wakes:
+            wake()
+
+    async def _attempts(self) -> Multiplex:
+        loop = self.loop
+        until = loop.clock() + self.limits.connect_timeout
+        while True:
+            if self._proven and (delay := self._backoff.delay()):
+                await _sleep(loop, min(delay, max(0.0, until - loop.clock())))
+            # It has failed until the server has introduced itself.
+            self._backoff.failed()
+            try:
+                return await self._dial(self)
+            except ConnectFailed:
+                if not self._proven or loop.clock() >= until:
+                    raise
+
+    def greeted(self) -> None:
+        """Note that the server has introduced itself."""
+        self._proven = True
+        self._backoff.reset()
+
+    def left(self, connection: Multiplex, reason: str) -> None:
+        """Note that a connection has ended."""
+        self._connections.discard(connection)
+        connection.lost(reason)
+
+    async def close(self) -> None:
+        """Cancel the flows that are open, and close the connection."""
+        self._closed = True
+        if self._connecting:
+            self._cancel_connecting()
+        for stream in list(self.streams):
+            stream.cancel()
+            stream.fail(LocalProtocolError("the client was closed", code="closed"))
+        for connection in list(self._connections):
+            await connection.emptied(LAST_WORD)
+            connection.close()
+        self.workers.close()
+
+
+async def _sleep(loop: Loop, seconds: float) -> None:
+    waiting, wake = loop.waiter()
+    alarm = Alarm(loop, loop.clock, seconds, wake)
+    try:
+        await waiting
+    finally:
+        alarm.cancel()
