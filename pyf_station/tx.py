@@ -1,0 +1,361 @@
+"""The Twisted client: ships flows to a server, many at once over one connection."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    clientFromString,
+)
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from pyf.station.base import DEFAULT_PORT
+from pyf.station.coclient import CoClient
+from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.loop import Loop
+from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex, Stream
+from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Worker
+from pyf.station.trunk import Trunk
+from pyf.station.wire import Attempt
+from pyf.transport import Limits, Packet, encode_packet
+
+__all__ = ["Call", "Conversation", "StationClient"]
+
+Steps = Iterable[Deferred[Any]]
+"""A flow whose packets come as the results of Deferreds."""
+
+
+class StationClient(CoClient):
+    """Ships flows to a server, all over one connection, made with the first.
+
+    For use in ``async with``, which closes it; or call ``close()``. In the reactor's thread.
+
+    :param host: a host name or address; or a client endpoint, or the string of one such as
+        ``"tcp:example.com:8000"``, to which *port* says nothing.
+    :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
+        not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param limits: bounds of sizes and times.
+    :param reactor: the reactor that it runs on; Twisted's default one if not given.
+    :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
+        next attempt to reconnect; ``random.random`` if not given.
+
+    Raises ValueError for a port that no host can have, or a string that is no endpoint.
+    """
+
+    def __init__(
+        self,
+        host: str | IStreamClientEndpoint,
+        port: int = DEFAULT_PORT,
+        waits_for_success: bool = False,
+        *,
+        limits: Limits | None = None,
+        reactor: Any = None,
+        rng: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(str(host), port, waits_for_success, limits=limits, rng=rng)
+        self._made: Trunk | None = None
+        self._reactor = reactor
+        self._endpoint: Any = None if isinstance(host, str) else host
+        # An IPv6 address has colons, too; a host name has none.
+        if isinstance(host, str) and ":" in host and not _ip_version(host):
+            from_string: Any = clientFromString  # which comes without types
+            self._endpoint = from_string(self._get_reactor(), host)
+
+    def call(
+        self,
+        flow: Packets | Steps,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Call:
+        """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
+
+        *flow* is an iterable or an async iterable of packets, or an iterable of Deferreds of
+        packets. An iterable that may block, such as a generator, is iterated in a thread of its
+        own, until a step of it is a Deferred: those after it are made in the reactor's thread. What
+        the call yields, and raises, is what the blocking client's ``call`` does.
+        """
+        return self._call(flow, header, timeout, waits=self.waits_for_success)
+
+    def send(
+        self,
+        flow: Packets | Steps,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Deferred[Any]:
+        """Ship all of *flow*; the Deferred fires with what the handler succeeded with.
+
+        Cancelling it cancels the flow.
+        """
+        return Deferred.fromCoroutine(self._send(flow, header, timeout))
+
+    def stream(
+        self,
+        flow: Packets | Steps,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Packet, None]:
+        """Return an async iterator of only what comes back from a ``call``, the success included.
+
+        It waits for the handler, as ``send`` does.
+        """
+        return answers(self._call(flow, header, timeout, waits=True))
+
+    def open(
+        self, header: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> Conversation:
+        """Return a flow to be sent packet by packet, for use in ``async with``."""
+        return Conversation(self._trunk, self._notify, header, timeout)
+
+    def close(self) -> Deferred[None]:
+        """Cancel the flows that are open, and close the connection."""
+        return Deferred.fromCoroutine(self._close())
+
+    @property
+    def _trunk(self) -> Trunk:
+        if self._made is None:
+            self._made = self._new_trunk(ReactorLoop(self._get_reactor()))
+        return self._made
+
+    def _get_reactor(self) -> Any:
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        return self._reactor
+
+    def _iterate(
+        self, loop: Loop, stream: Stream, source: Iterator[Any], worker: Worker | Inline
+    ) -> Pump:
+        return _StepsPump(loop, stream, source, worker, _encode)
+
+    async def _dial(self, trunk: Trunk) -> Multiplex:
+        reactor = self._get_reactor()
+        attempt = Attempt(self.host, self.port, self.limits)
+        endpoint = self._endpoint
+        if endpoint is None:
+            # An address needs no resolver, whose threads stay.
+            kinds: dict[int, Any] = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
+            kind: Any = kinds.get(_ip_version(self.host), HostnameEndpoint)
+            seconds = self.limits.connect_timeout
+            endpoint = kind(reactor, self.host, self.port, timeout=seconds)
+        connecting = endpoint.connect(_Factory(trunk))
+        connecting.addTimeout(self.limits.connect_timeout, reactor)
+        try:
+            protocol = await connecting
+        except DNSLookupError as error:
+            raise attempt.unknown(error) from error
+        except CancelledError:
+            raise
+        except Exception as error:
+            attempt.note(self.host, _plain(error))
+            raise attempt.failure() from error
+        multiplex: Multiplex = protocol.multiplex
+        return multiplex
+
+
+class Conversation(CoConversation):
+    """A flow that is sent packet by packet, for use in ``async with``.
+
+    One coroutine may send while another one receives. Leaving the ``async with`` without ``end()``
+    cancels the flow; leaving it with an exception tells the handler that the client failed.
+    """
+
+    def send(self, packet: dict[str, Any]) -> Deferred[None]:
+        """Send *packet* at once. The Deferred fires once it has left: when the handler reads.
+
+        Messages that come meanwhile are kept: a handler that answers each packet is not held up.
+        Fails with what the blocking client's conversation raises; the packet has not left then.
+        """
+        return Deferred.fromCoroutine(self._send(packet))
+
+    def receive(self, timeout: float | None = None) -> Deferred[Packet | None]:
+        """Fire with the next message, or None once the handler has succeeded.
+
+        Waits *timeout* seconds at the most, then fails with DeadlineExceeded; the flow goes on.
+        """
+        return Deferred.fromCoroutine(self._receive(timeout))
+
+    def end(self) -> Deferred[Any]:
+        """Say that the flow is whole, wait for the handler; fire with what it succeeded with."""
+        return Deferred.fromCoroutine(self._end())
+
+    def cancel(self) -> Deferred[None]:
+        """Give the flow up, and tell the handler. Does nothing where it is over."""
+        self._leave()
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+
+class ReactorLoop(Loop):
+    """A reactor, in the names that all clients' code uses."""
+
+    cancelled: type[BaseException] = CancelledError
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor: Any = reactor
+        driven = isinstance(reactor, Clock)
+        self.clock = reactor.seconds if driven else time.monotonic
+        self.callLater = reactor.callLater
+        self.callFromThread = reactor.callFromThread
+        self.soon = partial(reactor.callLater, 0)
+
+    def waiter(self) -> tuple[Awaitable[None], Callable[[], None]]:
+        """Return a Deferred, and what fires it."""
+        waiting: Deferred[None] = Deferred()
+        woken: list[bool] = []
+
+        def fire() -> None:
+            if not waiting.called:
+                waiting.callback(None)
+
+        def wake() -> None:
+            # In the next turn: who waits goes on at once, and the waker may be in the middle.
+            if not woken:
+                woken.append(True)
+                self.soon(fire)
+
+        return waiting, wake
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Run *coroutine* to where it waits first; return what cancels it."""
+        return Deferred.fromCoroutine(coroutine).cancel
+
+
+class _Step(BaseException):
+    """A step of a flow that is no packet yet."""
+
+    def __init__(self, deferred: Deferred[Any]) -> None:
+        super().__init__()
+        self.deferred = deferred
+
+
+def _encode(step: Any) -> bytes:
+    if isinstance(step, Deferred):
+        raise _Step(step)
+    return encode_packet(step)
+
+
+class _StepsPump(IteratorPump):
+    """Takes packets from an iterator; on the reactor, once a step has been a Deferred."""
+
+    _step: Deferred[Any] | None = None
+
+    def more(self) -> None:
+        """Ask the source for more, but not while a step is awaited."""
+        if self._step is None:
+            super().more()
+
+    def close(self) -> None:
+        """Close the source; the step that is awaited is cancelled."""
+        super().close()
+        if self._step is not None:
+            self._step.cancel()
+
+    def _arrived(self, seconds: float, failure: BaseException | None) -> None:
+        if not isinstance(failure, _Step):
+            super()._arrived(seconds, failure)
+            return
+        self._step = step = failure.deferred
+        self._gate.clear()  # What the source gave before does not end it.
+        super()._arrived(seconds, None)
+        if not self._released and not self._inline:
+            self._worker.release()
+            self._worker, self._inline, self._run = Inline(), True, operator.call
+        step.addCallbacks(self._came, self._failed)
+        if self._released:
+            step.cancel()
+
+    def _came(self, packet: Any) -> None:
+        self._step = None
+        if self._released:
+            return
+        try:
+            data = encode_packet(packet)
+        except Exception as error:  # noqa: BLE001 - for the caller, whatever it is
+            self.failure = error
+        else:
+            self._stream.packet_size = max(1, len(data))
+            self._stream.pending.append(data)
+        self.deliver()
+        self._loop.soon(self.more)
+
+    def _failed(self, failure: Failure) -> None:
+        self._step = None
+        if not self._released:
+            self.failure = failure.value
+            self.deliver()
+
+
+class _Factory(Factory):
+    noisy = False
+
+    def __init__(self, trunk: Trunk) -> None:
+        self._trunk = trunk
+
+    def buildProtocol(self, addr: Any) -> _Protocol:  # noqa: ARG002, N802 - Twisted's
+        """Return what joins the transport to the flows."""
+        return _Protocol(self._trunk)
+
+
+class _Protocol(Protocol):
+    """Joins a transport of Twisted to the flows that it carries."""
+
+    multiplex: Multiplex
+    transport: Any
+
+    def __init__(self, trunk: Trunk) -> None:
+        self._trunk = trunk
+
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        """Introduce this side."""
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        if hasattr(self.transport, "bufferSize"):
+            self.transport.bufferSize = UNWRITTEN_BYTES
+        trunk = self._trunk
+        self.multiplex = Multiplex(trunk.loop, trunk.limits, self.transport, trunk.greeted)
+        self.multiplex.flush()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        """Take what came."""
+        self.multiplex.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        """End what is open."""
+        self._trunk.left(self.multiplex, reason.getErrorMessage())
+
+
+def _ip_version(text: str) -> int:
+    """Return the version of the IP address that *text* is, 0 for what is none."""
+    try:
+        return ip_address(text).version
+    except ValueError:
+        return 0
+
+
+def _plain(error: Exception) -> Exception:
+    """Return an error of Twisted's as the system's own."""
+    reason = getattr(error, "osError", None)
+    text = getattr(reason, "strerror", None) or str(error)
+    return TimeoutError(text) if isinstance(error, TimeoutError) else OSError(text)
