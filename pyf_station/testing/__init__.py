@@ -5,6 +5,7 @@ and a server's machine without any; :func:`check_flow_promises` says in code wha
 server must do. ``pyf.station.testing.fixtures`` has fixtures for pytest.
 """
 
+from pyf.station.testing.awaited import AwaitedCall, AwaitedClient, asyncio_thread
 from pyf.station.testing.bench import (
     Bench,
     Connect,
@@ -22,6 +23,8 @@ from pyf.station.testing.scripts import KINDS, Kind
 __all__ = [
     "KINDS",
     "PROMISES",
+    "AwaitedCall",
+    "AwaitedClient",
     "Bench",
     "ChaosProxy",
     "Connect",
@@ -35,6 +38,7 @@ __all__ = [
     "Promise",
     "SourceFailed",
     "Wire",
+    "asyncio_thread",
     "check_flow_promises",
     "check_promise",
 ]
