@@ -161,6 +161,7 @@ class CallRun(FlowRun):
             pump.more()
             stream.flush()
         while True:
+            since = stream.changes
             step = self._departures(), stream.take()
             if any(step):
                 return step
@@ -177,8 +178,7 @@ class CallRun(FlowRun):
                 self._waits = stream.result is not None
                 return None
             pump.more()
-            if not stream.sent - stream.told:
-                await stream.changed()
+            await stream.changed(since)
 
     async def _confirm(self, stream: Stream) -> None:
         """Wait until the server has received all, or has given its result; not for ever."""

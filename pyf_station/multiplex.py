@@ -72,6 +72,8 @@ class Stream:
         """Why the flow ended before that."""
         self.on_room: Callable[[], object] = bool
         """Called where more may be sent; it raises nothing."""
+        self.changes: int = 0
+        """How often something may have changed."""
         self._multiplex = multiplex
         self._flow_id = flow_id
         self._messages: deque[Batch] = deque()
@@ -194,12 +196,15 @@ class Stream:
 
     def touch(self) -> None:
         """Have all that wait look again."""
+        self.changes += 1
         wakes, self._wakes = self._wakes, []
         for wake in wakes:
             wake()
 
-    async def changed(self) -> None:
-        """Wait until something may have changed."""
+    async def changed(self, since: int | None = None) -> None:
+        """Wait until something may have changed, *since* there had been so many ``changes``."""
+        if since is not None and since != self.changes:
+            return
         waiting, wake = self._multiplex.loop.waiter()
         self._wakes.append(wake)
         await waiting

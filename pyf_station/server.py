@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from pyf.station.bridge import run_coroutine
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
@@ -146,7 +147,7 @@ class FlowServer(Factory):
                 )
                 return False
         else:
-            running = ensureDeferred(self._run_on_reactor(session, inbox))
+            running = run_coroutine(self._run_on_reactor(session, inbox))
             session.cancel_handler = running.cancel
         self.handlers += 1
         return True

@@ -6,6 +6,7 @@ the reactor's thread, but for those whose docstring says otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -284,7 +285,8 @@ class Session:
             # The session keeps it; it would keep the handler's frames, and what they hold.
             error.__traceback__ = None
             return
-        if isinstance(error, CancelledError) and self.ending is not None:
+        cancelled = isinstance(error, CancelledError | asyncio.CancelledError)
+        if cancelled and self.ending is not None:
             return
         facts = failure_facts(error, "handler_failed", expose=self.carrier.expose_errors)
         _log.failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import time
@@ -62,7 +63,10 @@ class Attempt:
 
 
 def _reason(error: Exception) -> object:
-    return getattr(error, "strerror", None) or error
+    # asyncio puts the address into its own text, and keeps the number of the system.
+    number = getattr(error, "errno", None)
+    known = isinstance(number, int) and number > 0
+    return os.strerror(number) if known else getattr(error, "strerror", None) or error
 
 
 def connect(host: str, port: int, limits: Limits, timeout: float | None = None) -> socket.socket:

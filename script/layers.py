@@ -67,6 +67,7 @@ ROOMS = (
         (
             "pyf.station.handlers",
             "pyf.station.flow",
+            "pyf.station.bridge",
             "pyf.station.carrier",
             "pyf.station.watch",
             "pyf.station.scarcity",

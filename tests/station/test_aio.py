@@ -1,0 +1,702 @@
+"""The asyncio client, against a real server: flows, their errors, and one connection for all."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from pyf.station.aio import StationClient
+from pyf.station.testing import ChaosProxy
+from pyf.transport import (
+    ClientError,
+    ConnectFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    FlowCancelled,
+    FlowRefused,
+    Limits,
+    LocalProtocolError,
+    OutcomeUnknown,
+    Packet,
+    PacketTooLarge,
+    ServerError,
+    UnsupportedValue,
+)
+
+WAIT = 10.0
+
+
+def count(flow, client):
+    return sum(1 for _ in flow)
+
+
+async def echo(flow, client):
+    async for packet in flow:
+        await client.message(packet)
+    return "echoed"
+
+
+def run(coroutine: Any) -> Any:
+    """
+    Run a coroutine to its end, with a deadline.
+    """
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(WAIT):
+            return await coroutine
+
+    return asyncio.run(bounded())
+
+
+async def numbers(*values: int):
+    for value in values:
+        yield {"n": value}
+
+
+class Endings:
+    """
+    A handler that notes how its flow ends: by the name of an error, or "whole".
+    """
+
+    def __init__(self) -> None:
+        self.started = threading.Semaphore(0)
+        self._endings: list[str] = []
+        self._ended = threading.Semaphore(0)
+
+    def __call__(self, flow, client):
+        ending = "whole"
+        try:
+            for _ in flow:
+                self.started.release()
+        except BaseException as error:
+            ending = type(error).__name__
+            raise
+        finally:
+            self._endings.append(ending)
+            self._ended.release()
+
+    async def next(self) -> str:
+        assert await asyncio.to_thread(self._ended.acquire, timeout=WAIT)
+        return self._endings.pop(0)
+
+
+def test_importing_it_imports_no_twisted():
+    """
+    Who ships flows from asyncio doesn't load Twisted.
+    """
+    program = (
+        "import sys, pyf.station.aio as aio; aio.StationClient('h')\n"
+        "assert 'twisted' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=WAIT)
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        lambda: [{"n": 1}, Packet(n=2)],
+        lambda: ({"n": n} for n in (1, 2)),
+        lambda: (lambda flow: flow)(numbers(1, 2)),
+        lambda: {1: {"n": 1}, 2: {"n": 2}}.values(),
+    ],
+    ids=["list", "generator", "async generator", "view"],
+)
+def test_a_call_yields_what_the_blocking_one_does(serve, flow):
+    """
+    True for each packet, the messages, and last the success; with the counters.
+    """
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(echo), True) as client:
+            call = client.call(flow())
+            values = [value async for value in call]
+            assert values.count(True) == 2
+            assert values[-1] == {"type": "success", "message": "echoed"}
+            assert [v for v in values if v is not True][:-1] == [{"n": 1}, {"n": 2}]
+            assert (call.sent, call.consumed, call.received) == (2, 2, 3)
+
+    run(use())
+
+
+def test_send_and_stream(serve):
+    """
+    send returns what the handler succeeded with, stream gives only what comes back.
+    """
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(echo)) as client:
+            assert await client.send([{"n": 1}], header={"h": 1}) == "echoed"
+            back = [packet async for packet in client.stream(numbers(1), header={"h": 1})]
+            assert back == [{"h": 1}, {"n": 1}, {"type": "success", "message": "echoed"}]
+
+    run(use())
+
+
+def test_without_waiting_a_call_ends_once_the_server_has_it(serve):
+    """
+    A client that doesn't wait is done when the flow has arrived; the handler goes on with it, and
+    its messages, which nobody takes, don't hold it up.
+    """
+    got = threading.Event()
+
+    def handler(flow, client):
+        total = count(flow, client)
+        for _ in range(5000):
+            client.message({"blob": bytes(1000)})
+        assert total == 3
+        got.set()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler)) as client:
+            values = [value async for value in client.call(numbers(1, 2, 3))]
+            assert values.count(True) == 3
+            assert await asyncio.to_thread(got.wait, WAIT)
+
+    run(use())
+
+
+def test_what_is_no_flow_is_refused_at_once():
+    """
+    A flow, header or timeout that cannot be is refused before anything is connected.
+    """
+
+    async def use():
+        client: Any = StationClient("127.0.0.1", 1)
+        for flow in ("text", b"bytes", {"a": 1}, 7, None):
+            with pytest.raises(TypeError, match="a flow is an iterable or async iterable"):
+                client.call(flow)
+        with pytest.raises(TypeError, match="a header"):
+            client.open(header=[])
+        with pytest.raises(ValueError, match="timeout"):
+            client.stream([], timeout=-1)
+        with pytest.raises(ValueError, match="port"):
+            StationClient("127.0.0.1", 0)
+
+    run(use())
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+def test_what_the_source_raises_comes_back_as_it_is(serve, kind):
+    """
+    The caller gets the very exception, behind a True for each packet before it; the handler gets
+    ClientError.
+    """
+    endings, failure = Endings(), KeyError("on purpose")
+
+    def source():
+        yield {"n": 1}
+        raise failure
+
+    async def async_source():
+        yield {"n": 1}
+        raise failure
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(endings), True) as client:
+            values = []
+
+            async def iterate(flow):
+                async for value in client.call(flow):
+                    values.append(value)  # noqa: PERF401 - what comes before the error counts
+
+            with pytest.raises(KeyError) as caught:
+                await iterate(source() if kind == "generator" else async_source())
+            assert caught.value is failure
+            assert values == [True]
+            assert await endings.next() == ClientError.__name__
+
+    run(use())
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "async generator"])
+def test_what_cannot_travel_is_refused_at_the_sender(serve, kind):
+    """
+    A value that does not travel, what is no packet, and a packet that the server takes not, raise.
+    """
+
+    async def stream(packet):
+        yield packet
+
+    make: Any = {
+        "list": lambda packet: [packet],
+        "generator": lambda packet: (each for each in [packet]),
+        "async generator": stream,
+    }[kind]
+
+    async def use():
+        port = serve(count, limits=Limits(max_packet=70_000, window_bytes=100_000))
+        async with StationClient("127.0.0.1", port) as client:
+            with pytest.raises(UnsupportedValue):
+                await client.send(make({"n": object()}))
+            with pytest.raises(TypeError):
+                await client.send(make("no packet"))
+            with pytest.raises(PacketTooLarge):
+                await client.send(make({"blob": bytes(80_000)}))
+            assert await client.send(make({"n": 1})) == 1
+
+    run(use())
+
+
+def test_a_failing_handler_fails_the_call(serve, logged_errors):
+    """
+    The error is a ServerError with the facts; the source is closed by then; other calls go on.
+    """
+    closed = threading.Event()
+
+    def source():
+        try:
+            while True:
+                yield {"n": 1}
+        finally:
+            closed.set()
+
+    def handler(flow, client):
+        next(flow)
+        raise LookupError("on purpose")
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler), True) as client:
+            with pytest.raises(ServerError) as caught:
+                await client.send(source())
+            assert caught.value.error_class == "LookupError"
+            assert closed.is_set()
+
+    run(use())
+    logged_errors.claim(LookupError)
+
+
+def test_an_early_answer_closes_the_source(serve):
+    """
+    A handler that answers early ends the flow: its source, of either kind, is closed by then.
+    """
+    closed = []
+
+    def source():
+        try:
+            while True:
+                yield {"n": 1}
+        finally:
+            closed.append("generator")
+
+    async def async_source():
+        try:
+            while True:
+                yield {"n": 1}
+        finally:
+            closed.append("async generator")
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(lambda flow, client: "enough")) as client:
+            assert await client.send(source(), header={}) == "enough"
+            assert closed == ["generator"]
+            assert await client.send(async_source(), header={}) == "enough"
+            assert closed == ["generator", "async generator"]
+
+    run(use())
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize("how", ["task", "aclose", "break", "timeout"])
+def test_giving_up_cancels_the_flow_and_closes_the_source(serve, kind, how):
+    """
+    A cancelled task, a closed call, a break and a timeout: the handler hears of it, and the
+    source's finally runs.
+    """
+    endings, closed = Endings(), threading.Event()
+
+    def source():
+        try:
+            while True:
+                yield {"n": 1}
+                time.sleep(0.001)
+        finally:
+            closed.set()
+
+    async def async_source():
+        try:
+            while True:
+                yield {"n": 1}
+                await asyncio.sleep(0.001)
+        finally:
+            closed.set()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(endings), True) as client:
+            flow = source() if kind == "generator" else async_source()
+            if how == "timeout":
+                with pytest.raises(DeadlineExceeded):
+                    await client.send(flow, timeout=0.1)
+            elif how == "task":
+                task = asyncio.ensure_future(client.send(flow))
+                await asyncio.to_thread(endings.started.acquire, timeout=WAIT)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert closed.is_set()
+            elif how == "aclose":
+                async with client.call(flow) as call:
+                    await anext(call)
+                assert closed.is_set()
+            else:
+                async for _ in client.call(flow):
+                    break
+                gc.collect()
+            assert await asyncio.to_thread(closed.wait, WAIT)
+            expected = {DeadlineExceeded.__name__, FlowCancelled.__name__}
+            assert await endings.next() in expected
+
+    run(use())
+
+
+def test_a_source_that_blocks_blocks_nobody_else(serve):
+    """
+    While a generator blocks, the loop turns and other calls on the same connection succeed; and its
+    first packet has gone to the handler.
+    """
+    endings, go_on = Endings(), threading.Event()
+
+    def source():
+        yield {"n": 1}
+        go_on.wait(WAIT)
+        yield {"n": 2}
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(endings), True) as client:
+            stalled = asyncio.ensure_future(client.send(source()))
+            assert await asyncio.to_thread(endings.started.acquire, timeout=WAIT)
+            await asyncio.gather(*(client.send([{"n": n}]) for n in range(20)))
+            assert not stalled.done()
+            go_on.set()
+            await stalled
+
+    run(use())
+
+
+def test_a_source_that_stops_in_a_burst_keeps_nothing_back(serve):
+    """
+    What a fast source gave before it blocks reaches the handler, though the burst is not over.
+    """
+    got, go_on = threading.Semaphore(0), threading.Event()
+
+    def handler(flow, client):
+        for _ in flow:
+            got.release()
+
+    def source():
+        for n in range(5003):
+            yield {"n": n}
+        go_on.wait(WAIT)
+
+    def all_got():
+        return all(got.acquire(timeout=WAIT) for _ in range(5003))
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler)) as client:
+            sending = asyncio.ensure_future(client.send(source()))
+            assert await asyncio.to_thread(all_got)
+            go_on.set()
+            await sending
+
+    run(use())
+
+
+def test_a_generator_stays_in_one_thread_with_the_context_of_its_caller(serve):
+    """
+    What a generator keeps by thread stays valid, and it sees its caller's context variables.
+    """
+    from contextvars import ContextVar
+
+    who: ContextVar[str] = ContextVar("who")
+    threads = set()
+
+    def source():
+        for n in range(5000):
+            threads.add(threading.get_ident())
+            assert who.get() == "the caller"
+            yield {"n": n}
+
+    async def use():
+        who.set("the caller")
+        async with StationClient("127.0.0.1", serve(count)) as client:
+            assert await client.send(source()) == 5000
+
+    run(use())
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_thousand_calls_share_one_connection(serve):
+    """
+    A thousand concurrent calls, one of them stalled, go over one connection.
+    """
+    release = []
+
+    async def handler(flow, client):
+        packet = await anext(flow)
+        if packet.n == "stalled":
+            await client.message({})
+            return [each async for each in flow]
+        return packet.n
+
+    async def source(go_on):
+        yield {"n": "stalled"}
+        await go_on.wait()
+
+    async def use():
+        go_on = asyncio.Event()
+        release.append(go_on)
+        with ChaosProxy(serve(handler)) as proxy:
+            async with StationClient("127.0.0.1", proxy.port) as client:
+                stalled = client.stream(source(go_on))
+                await anext(stalled)
+                results = await asyncio.gather(*(client.send([{"n": n}]) for n in range(1000)))
+                assert results == list(range(1000))
+                go_on.set()
+                assert [p.message async for p in stalled] == [[]]
+            assert proxy.connections == 1
+
+    run(use())
+
+
+def test_a_conversation(serve, logged_errors):
+    """
+    send, receive, iteration and end; two tasks may share it, one sending and one receiving.
+    """
+
+    async def use():
+        port = serve(echo)
+        async with StationClient("127.0.0.1", port) as client, client.open({"h": 1}) as flow:
+            assert await flow.receive() == {"h": 1}
+            with pytest.raises(DeadlineExceeded):
+                await flow.receive(timeout=0.01)
+            receiving = asyncio.ensure_future(flow.receive(timeout=WAIT))
+            await asyncio.sleep(0)
+            await flow.send({"n": 1})
+            assert await receiving == {"n": 1}
+            with pytest.raises(UnsupportedValue):
+                await flow.send({"n": object()})
+            await flow.send({"n": 2})
+            assert await flow.end() == "echoed"
+            assert [packet async for packet in flow] == [{"n": 2}]
+            assert await flow.end() == "echoed"
+            assert (flow.sent, flow.consumed, flow.received) == (2, 2, 3)
+            with pytest.raises(LocalProtocolError):
+                await flow.send({"n": 3})
+
+    run(use())
+
+
+def test_how_a_conversation_is_left_says_what_the_handler_gets(serve):
+    """
+    Left without end() the flow is cancelled, with an exception aborted; a receive that waits in
+    another task ends then.
+    """
+    endings = Endings()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(endings)) as client:
+            async with client.open(header={}) as flow:
+                receiving = asyncio.ensure_future(flow.receive())
+                await asyncio.sleep(0)
+            with pytest.raises(LocalProtocolError):
+                await receiving
+            assert await endings.next() == FlowCancelled.__name__
+            with suppress(ZeroDivisionError):
+                async with client.open(header={}):
+                    raise ZeroDivisionError
+            assert await endings.next() == ClientError.__name__
+            async with client.open(header={}) as flow:
+                await flow.cancel()
+                await flow.cancel()
+            assert await endings.next() == FlowCancelled.__name__
+
+    run(use())
+
+
+def test_a_conversation_feels_back_pressure_and_early_answers(serve):
+    """
+    send waits while the handler doesn't read, and raises once the handler has answered.
+    """
+    go_on = threading.Event()
+
+    def handler(flow, client):
+        go_on.wait(WAIT)
+        for _ in range(50):
+            next(flow)
+        return "enough"
+
+    async def use():
+        limits = Limits(window_bytes=65536)
+        port = serve(handler, limits=limits)
+        async with StationClient("127.0.0.1", port) as client, client.open(header={}) as flow:
+            for _ in range(5):
+                await flow.send({"blob": bytes(10_000)})
+            more = [asyncio.ensure_future(flow.send({"blob": bytes(60_000)}))]
+            await asyncio.sleep(0)
+            assert not more[0].done()
+            go_on.set()
+            await more[0]
+
+            async def fill():
+                while True:
+                    await flow.send({"blob": bytes(10_000)})
+
+            with pytest.raises(LocalProtocolError, match="succeeded already"):
+                await fill()
+
+    run(use())
+
+
+def test_listeners_hear_of_calls_and_conversations(serve):
+    """
+    Listeners get messages and the result by type; one that raises stops the call.
+    """
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(echo), True) as client:
+            heard: list[Any] = []
+            client.add_listener("message_received", heard.append)
+            client.add_listener("success", heard.append)
+            await client.send([{"n": 1}])
+            assert heard == [{"n": 1}, {"type": "success", "message": "echoed"}]
+            client.remove_listener("success", heard.append)
+
+            def fail(_):
+                raise ArithmeticError("on purpose")
+
+            client.add_listener("success", fail)
+            with pytest.raises(ArithmeticError):
+                await client.send([{"n": 1}])
+
+    run(use())
+
+
+def test_errors_of_connecting_are_typed():
+    """
+    Refused, unknown, and out of time: the errors of the blocking client.
+    """
+
+    async def use():
+        async with StationClient("127.0.0.1", 1) as client:
+            errors = await asyncio.gather(
+                *(client.send([]) for _ in range(2)), return_exceptions=True
+            )
+            for error in errors:
+                assert isinstance(error, ConnectFailed)
+                assert (error.host, error.port) == ("127.0.0.1", 1)
+                assert "refused" in error.tried[0]
+        async with StationClient("no-such-name.invalid") as client:
+            with pytest.raises(ConnectFailed, match="is not known"):
+                await client.send([])
+
+    run(use())
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_lost_connection_is_told_and_new_calls_get_a_new_one(serve, ended):
+    """
+    The call under way raises ConnectionLost, or OutcomeUnknown behind its END; the next succeeds.
+    """
+    reading, release = threading.Semaphore(0), threading.Event()
+
+    def handler(flow, client):
+        for packet in flow:
+            if packet.get("first"):
+                reading.release()
+        if packet.get("first"):
+            reading.release()
+            release.wait(WAIT)
+        return "again"
+
+    async def use():
+        with ChaosProxy(serve(handler)) as proxy:
+            async with StationClient("127.0.0.1", proxy.port) as client:
+                async with client.open(header={}) as flow:
+                    await flow.send({"first": True})
+                    assert await asyncio.to_thread(reading.acquire, timeout=WAIT)
+                    end = asyncio.ensure_future(flow.end() if ended else flow.receive())
+                    if ended:
+                        assert await asyncio.to_thread(reading.acquire, timeout=WAIT)
+                    else:
+                        await asyncio.sleep(0)
+                    proxy.cut()
+                    with pytest.raises(OutcomeUnknown if ended else ConnectionLost) as caught:
+                        await end
+                    assert caught.value.sent == 1
+                release.set()
+                assert await client.send([{"n": 1}]) == "again"
+            assert proxy.connections == 2
+
+    run(use())
+
+
+def test_a_busy_server_refuses_one_flow_and_keeps_the_others(serve):
+    """
+    A flow that finds all handlers busy is refused; the connection goes on.
+    """
+    release = threading.Event()
+
+    def handler(flow, client):
+        client.message({})
+        release.wait(WAIT)
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler, max_handlers=1)) as client:
+            first = client.stream([{"n": 1}])
+            await anext(first)
+            with pytest.raises(FlowRefused):
+                await client.send([{"n": 2}])
+            release.set()
+            assert [packet.type async for packet in first] == ["success"]
+
+    run(use())
+
+
+def test_closing_the_client_ends_its_calls(serve):
+    """
+    close() cancels what is under way, and what comes later is refused.
+    """
+    endings = Endings()
+
+    async def forever():
+        yield {"n": 1}
+        await asyncio.Event().wait()
+
+    async def use():
+        client = StationClient("127.0.0.1", serve(endings))
+        call = asyncio.ensure_future(client.send(forever()))
+        assert await asyncio.to_thread(endings.started.acquire, timeout=WAIT)
+        await client.close()
+        with pytest.raises(LocalProtocolError, match="closed"):
+            await call
+        assert await endings.next() == FlowCancelled.__name__
+        with pytest.raises(LocalProtocolError, match="closed"):
+            await client.send([])
+
+    run(use())
+
+
+def test_a_client_belongs_to_one_loop(serve):
+    """
+    In another loop it is refused, or starts anew where the first one has been closed.
+    """
+    client = StationClient("127.0.0.1", serve(count))
+
+    async def use():
+        assert await client.send([{}]) == 1
+
+        def elsewhere():
+            with pytest.raises(RuntimeError, match="another event loop"):
+                asyncio.run(client.send([{}]))
+
+        await asyncio.to_thread(elsewhere)
+        await client.close()
+
+    run(use())
+    run(use())
