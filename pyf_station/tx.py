@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -24,8 +24,8 @@ from twisted.internet.endpoints import (
     clientFromString,
 )
 from twisted.internet.error import DNSLookupError
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -39,10 +39,18 @@ from pyf.station.trunk import Trunk
 from pyf.station.wire import Attempt
 from pyf.transport import Limits, Packet, encode_packet
 
-__all__ = ["Call", "Conversation", "StationClient"]
+__all__ = ["Call", "Conversation", "Endpoint", "StationClient"]
 
-Steps = Iterable[Deferred[Any]]
-"""A flow whose packets come as the results of Deferreds."""
+Steps = Iterable[dict[str, Any] | Deferred[Any]]
+"""A flow some or all of whose packets come as the results of Deferreds."""
+
+
+class Endpoint(Protocol):
+    """What connects to a server: any of Twisted's client endpoints (IStreamClientEndpoint)."""
+
+    def connect(self, factory: Any, /) -> Any:
+        """Return a Deferred of the protocol that *factory* has built for the connection."""
+        ...
 
 
 class StationClient(CoClient):
@@ -64,7 +72,7 @@ class StationClient(CoClient):
 
     def __init__(
         self,
-        host: str | IStreamClientEndpoint,
+        host: str | Endpoint,
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
@@ -318,7 +326,7 @@ class _Factory(Factory):
         return _Protocol(self._trunk)
 
 
-class _Protocol(Protocol):
+class _Protocol(TwistedProtocol):
     """Joins a transport of Twisted to the flows that it carries."""
 
     multiplex: Multiplex

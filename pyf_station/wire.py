@@ -64,9 +64,10 @@ class Attempt:
 
 def _reason(error: Exception) -> object:
     # asyncio puts the address into its own text, and keeps the number of the system.
-    number = getattr(error, "errno", None)
-    known = isinstance(number, int) and number > 0
-    return os.strerror(number) if known else getattr(error, "strerror", None) or error
+    number: Any = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return getattr(error, "strerror", None) or error
 
 
 def connect(host: str, port: int, limits: Limits, timeout: float | None = None) -> socket.socket:

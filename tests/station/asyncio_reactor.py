@@ -6,6 +6,7 @@ Its argument is the number of flows that it has open at once.
 import asyncio
 import sys
 import time
+from typing import Any
 
 from twisted.internet import asyncioreactor
 
@@ -20,8 +21,9 @@ from twisted.logger import globalLogBeginner, textFileLogObserver  # noqa: E402
 from pyf.station import FlowServer, ServerError, StationError  # noqa: E402
 from pyf.station.aio import StationClient  # noqa: E402
 
-reactor = default
-globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+reactor: Any = default
+observer: Any = textFileLogObserver(sys.stderr)
+globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 events: asyncio.Queue[str]
 released: asyncio.Event
 started: asyncio.Semaphore

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -102,8 +103,8 @@ def test_importing_it_imports_no_twisted():
     [
         lambda: [{"n": 1}, Packet(n=2)],
         lambda: ({"n": n} for n in (1, 2)),
-        lambda: (lambda flow: flow)(numbers(1, 2)),
-        lambda: {1: {"n": 1}, 2: {"n": 2}}.values(),
+        partial(numbers, 1, 2),
+        {1: {"n": 1}, 2: {"n": 2}}.values,
     ],
     ids=["list", "generator", "async generator", "view"],
 )
@@ -606,6 +607,7 @@ def test_a_lost_connection_is_told_and_new_calls_get_a_new_one(serve, ended):
     reading, release = threading.Semaphore(0), threading.Event()
 
     def handler(flow, client):
+        packet = {}
         for packet in flow:
             if packet.get("first"):
                 reading.release()

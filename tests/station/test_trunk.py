@@ -1,0 +1,171 @@
+"""How the connection is made, and made again, by a clock that the test turns."""
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from pyf.station.trunk import BACKOFF_FIRST, BACKOFF_MOST, Backoff, Timeout, Trunk
+from pyf.station.tx import ReactorLoop
+from pyf.transport import ConnectFailed, DeadlineExceeded, Limits, LocalProtocolError
+
+
+class FakeConnection:
+    """
+    What a trunk knows of a connection.
+    """
+
+    def __init__(self) -> None:
+        self.usable = True
+        self.closed = ""
+
+    def lost(self, reason: str) -> None:
+        self.usable, self.closed = False, reason
+
+    def close(self) -> None:
+        self.lost("closed")
+
+    async def emptied(self, seconds: float) -> None:
+        pass
+
+
+class Dialler:
+    """
+    Dials as the test says: each attempt is noted with its time, and fails while *down*.
+    """
+
+    def __init__(self, reactor: Any, limits: Limits | None = None, rng: Any = lambda: 1.0) -> None:
+        self.reactor = reactor
+        self.down = False
+        self.times: list[float] = []
+        self.held: list[Deferred[None]] | None = None
+        self.trunk = Trunk(ReactorLoop(reactor), limits or Limits(), self.dial, rng)
+
+    async def dial(self, trunk: Trunk) -> Any:
+        self.times.append(round(self.reactor.seconds(), 3))
+        if self.held is not None:
+            self.held.append(Deferred())
+            await self.held[-1]
+        if self.down:
+            raise ConnectFailed("it is down", host="h", port=1)
+        return FakeConnection()
+
+    def call(self, timeout: float | None = None) -> list[Any]:
+        results: list[Any] = []
+        clock = Timeout(self.trunk.loop, timeout)
+        running = Deferred.fromCoroutine(self.trunk.connected(clock))
+        running.addBoth(lambda result: clock.cancel() or results.append(result))
+        self.reactor.advance(0)
+        return results
+
+
+@pytest.fixture
+def dialler(hand_reactor):
+    return lambda *args, **kwargs: Dialler(hand_reactor, *args, **kwargs)
+
+
+def error(results: list[Any]) -> Any:
+    (failure,) = results
+    assert isinstance(failure, Failure)
+    return failure.type
+
+
+def test_backoff_grows_with_full_jitter():
+    """
+    The wait is a random part of what doubles with each failure, up to a most; success resets it.
+    """
+    backoff = Backoff(lambda: 0.5)
+    assert backoff.delay() == 0
+    waits = []
+    for _ in range(12):
+        backoff.failed()
+        waits.append(2 * backoff.delay())
+    assert waits[:4] == [BACKOFF_FIRST * 2**n for n in range(4)]
+    assert waits[-1] == BACKOFF_MOST
+    backoff.reset()
+    assert backoff.delay() == 0
+
+
+def test_calls_share_one_attempt(dialler):
+    """
+    Calls that come while it is dialled wait for the same connection, and later ones find it.
+    """
+    one = dialler()
+    one.held = []
+    calls = [one.call() for _ in range(3)]
+    one.held[0].callback(None)
+    one.reactor.advance(0)
+    (connection,) = calls[0]
+    assert calls == [[connection]] * 3
+    assert one.call() == [connection]
+    assert len(one.times) == 1
+
+
+def test_the_first_attempt_fails_at_once(dialler):
+    """
+    A server that never was there is no reason to wait: each call fails with an error of its own.
+    """
+    one = dialler()
+    one.down = True
+    assert error(one.call()) is error(one.call()) is ConnectFailed
+    assert one.times == [0, 0]
+
+
+def test_new_calls_reconnect_with_backoff(dialler, hand_reactor):
+    """
+    Where the server was there before, a new call waits while it is dialled again and again.
+    """
+    one = dialler()
+    (connection,) = one.call()
+    one.trunk.greeted()
+    one.trunk.left(connection, "lost")
+    assert connection.closed == "lost"
+    one.down = True
+    call = one.call()
+    for wait in (0.05, 0.1, 0.2):
+        hand_reactor.advance(wait - 0.001)
+        hand_reactor.advance(0.001)
+        hand_reactor.advance(0)
+    assert one.times == [0, 0, 0.05, 0.15, 0.35]
+    one.down = False
+    for _ in range(100):
+        hand_reactor.advance(0.005)
+    assert len(one.times) == 6
+    assert isinstance(call[0], FakeConnection)
+
+
+def test_reconnecting_ends_in_time(dialler, hand_reactor):
+    """
+    After connect_timeout the calls fail; one whose own time is over fails before.
+    """
+    one = dialler(Limits(connect_timeout=3))
+    (connection,) = one.call()
+    one.trunk.greeted()
+    one.trunk.left(connection, "lost")
+    one.down = True
+    call, hasty = one.call(), one.call(timeout=1)
+    for _ in range(11):
+        hand_reactor.advance(0.1)
+    assert error(hasty) is DeadlineExceeded
+    assert not call
+    for _ in range(30):
+        hand_reactor.advance(0.1)
+    assert error(call) is ConnectFailed
+
+
+def test_closing(dialler, hand_reactor):
+    """
+    close() ends the connection, the dialling, and what waits for it.
+    """
+    one = dialler()
+    (connection,) = one.call()
+    Deferred.fromCoroutine(one.trunk.close())
+    assert connection.closed
+    assert error(one.call()) is LocalProtocolError
+    two = dialler()
+    two.held = []
+    call = two.call()
+    Deferred.fromCoroutine(two.trunk.close())
+    hand_reactor.advance(0)
+    assert error(call) is LocalProtocolError
