@@ -39,7 +39,7 @@ from pyf.station.trunk import Trunk
 from pyf.station.wire import Attempt
 from pyf.transport import Limits, Packet, encode_packet
 
-__all__ = ["Call", "Conversation", "Endpoint", "StationClient"]
+__all__ = ["Call", "Conversation", "Endpoint", "StationClient", "Steps"]
 
 Steps = Iterable[dict[str, Any] | Deferred[Any]]
 """A flow some or all of whose packets come as the results of Deferreds."""

@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import pyf.station
+import pyf.station.aio
 import pyf.station.testing
+import pyf.station.tx
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.base import LISTENER_EVENTS
@@ -194,7 +196,7 @@ def reference() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in pages)
 
 
-PACKAGES = [pyf.station, pyf.station.testing, pyf.transport]
+PACKAGES = [pyf.station, pyf.station.aio, pyf.station.tx, pyf.station.testing, pyf.transport]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda each: each.__name__)
@@ -269,6 +271,19 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     assert "1 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert STOP_GRACE == 1.5
     assert "Handlers have\n1.5 seconds" in text
+
+
+def test_the_table_of_the_clients_leaves_nothing_open() -> None:
+    """
+    Each row of the table says something of each client, and a "no" says why.
+    """
+    text = (DOCS / "reference" / "clients.md").read_text(encoding="utf-8")
+    rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("|")][2:]
+    cells = [cell.strip() for row in rows for cell in row]
+    assert {len(row) for row in rows} == {4}
+    assert all(cells)
+    unexplained = [row for row in rows if "no" in (cell.strip() for cell in row)]
+    assert [row[0].strip() for row in unexplained] == ["imports Twisted"]
 
 
 def test_every_event_of_listeners_is_explained() -> None:
