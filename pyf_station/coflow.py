@@ -79,9 +79,13 @@ class FlowRun:
         else:
             self.stream.abort(type(error).__name__)
 
+    def count(self) -> None:
+        """Count a packet that has come back."""
+        self.received += 1
+
     def notify(self, packet: Packet) -> None:
         """Tell listeners of a message."""
-        self.received += 1
+        self.count()
         self._notify(packet)
 
     def outcome(self, stream: Stream) -> Packet:
@@ -122,7 +126,7 @@ class CallRun(FlowRun):
                     self.notify(packet)
                     yield packet
             if self.stream is not None and self.stream.result is not None:
-                self.received += 1
+                self.count()
                 yield self.outcome(self.stream)
         except BaseException as error:
             self.fail(error)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from operator import call
+from operator import call, length_hint
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -131,8 +131,8 @@ class Pump:
         """Whether the source is done with: exhausted, failed or closed."""
         self.exhausted: bool = False
         """Whether the source has given all its packets."""
-        self._loop = loop
-        self._stream = stream
+        self._loop: Loop = loop
+        self._stream: Stream = stream
         self._close_failure: BaseException | None = None
         stream.on_room = self.deliver
 
@@ -168,7 +168,8 @@ class Pump:
         Raises what the source raises as it is closed.
         """
         self.close()
-        await self._stream.until(lambda: self.closed, LAST_WORD)
+        if not self.closed:
+            await self._stream.until(lambda: self.closed, LAST_WORD)
         failure, self._close_failure = self._close_failure, None
         if failure is not None:
             raise failure
@@ -211,6 +212,9 @@ class IteratorPump(Pump):
         if self._asked or self._released or self.failure is not None or stream.pending:
             return
         count = min(self._count, stream.room())
+        if self._inline:
+            # One more than there are, to see the end.
+            count = min(count, length_hint(self._source, count) + 1)
         if not count:
             return
         self._asked, self._before = count, stream.sent
@@ -285,7 +289,7 @@ class IteratorPump(Pump):
             self.failure = failure
         # What the gate has left says that nothing cut the burst short but the source itself.
         cut = stream.over or not self._gate
-        self.exhausted = failure is None and given < asked and not cut
+        self.exhausted: bool = failure is None and given < asked and not cut
         if self.exhausted or failure is not None:
             self.closed = True
             self._release(bool)
@@ -360,8 +364,8 @@ class TaskPump(Pump):
         if self._closing:
             self._done(None if isinstance(failure, self._loop.cancelled) else failure)
             return
-        self.closed = True
-        self.failure = self.failure or failure
+        self.closed: bool = True
+        self.failure: BaseException | None = self.failure or failure
         self.deliver()
 
     async def _take_all(self, iterator: Any) -> None:

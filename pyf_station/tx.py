@@ -215,7 +215,7 @@ class Conversation(CoConversation):
         return done
 
 
-class ReactorLoop(Loop):
+class ReactorLoop:
     """A reactor, in the names that all clients' code uses."""
 
     cancelled: type[BaseException] = CancelledError
@@ -223,10 +223,10 @@ class ReactorLoop(Loop):
     def __init__(self, reactor: Any) -> None:
         self.reactor: Any = reactor
         driven = isinstance(reactor, Clock)
-        self.clock = reactor.seconds if driven else time.monotonic
-        self.callLater = reactor.callLater
-        self.callFromThread = reactor.callFromThread
-        self.soon = partial(reactor.callLater, 0)
+        self.clock: Callable[[], float] = reactor.seconds if driven else time.monotonic
+        self.callLater: Any = reactor.callLater
+        self.callFromThread: Any = reactor.callFromThread
+        self.soon: Any = partial(reactor.callLater, 0)
 
     def waiter(self) -> tuple[Awaitable[None], Callable[[], None]]:
         """Return a Deferred, and what fires it."""
