@@ -43,6 +43,7 @@ from pyf.transport.events import (
     ResumeRequested,
 )
 from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
+from pyf.transport.patience import Overdue
 
 _log: Final = Logger()
 
@@ -374,7 +375,8 @@ class StationProtocol(Protocol):
 
     # What the watch asks for
 
-    def _give_up(self, code: str, text: str) -> None:
+    def _give_up(self, overdue: Overdue) -> None:
+        code, text = overdue.code, overdue.text
         log = _log.info if code == "idle_timeout" else _log.warn
         log("closing the connection to {peer}: {text}", peer=self.peer, text=text)
         self._lose_sessions(partial(_cut, text), for_good=False)

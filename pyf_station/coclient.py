@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pyf.station.base import BaseClient, check_call, not_a_flow
 from pyf.station.coflow import Call, CallRun
+from pyf.station.length import known_length
 from pyf.station.loop import Loop
 from pyf.station.multiplex import Multiplex, Stream
 from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump, Worker
@@ -72,7 +73,10 @@ class CoClient(BaseClient):
             worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
             return self._iterate(trunk.loop, stream, iter(flow), worker)
 
-        run = CallRun(trunk, self._notify, pump, header, timeout, waits=waits)
+        length = known_length(flow)
+        run = CallRun(
+            *(trunk, self._notify, pump, header, timeout), waits=waits, length_hint=length
+        )
         return Call(run.steps(), run)
 
     async def _send(self, flow: Any, header: dict[str, Any] | None, timeout: float | None) -> Any:

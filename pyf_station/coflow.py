@@ -31,8 +31,11 @@ class FlowRun:
         timeout: float | None,
         *,
         waits: bool,
+        length_hint: int | None = None,
     ) -> None:
         self.stream: Stream | None = None
+        self.length_hint: int | None = length_hint
+        """Packets that the flow will probably have, where its source knows."""
         self.received: int = 0
         """Packets that have come back."""
         self._trunk = trunk
@@ -56,7 +59,9 @@ class FlowRun:
         """Connect, if need be, and open the flow."""
         self._clock = Timeout(self._loop, self._timeout)
         connection = await self._trunk.connected(self._clock)
-        self.stream = stream = connection.open(self._header, self._timeout, waits=self._waits)
+        self.stream = stream = connection.open(
+            self._header, self._timeout, waits=self._waits, length_hint=self.length_hint
+        )
         self._clock.wake = stream.expire
         self._trunk.streams.add(stream)
         return stream
@@ -110,8 +115,9 @@ class CallRun(FlowRun):
         timeout: float | None,
         *,
         waits: bool,
+        length_hint: int | None,
     ) -> None:
-        super().__init__(trunk, notify, header, timeout, waits=waits)
+        super().__init__(trunk, notify, header, timeout, waits=waits, length_hint=length_hint)
         self.pump: Pump | None = None
         self._make_pump = make_pump
 
@@ -175,6 +181,10 @@ class CallRun(FlowRun):
                 return step if any(step) else None
             if stream.error is not None:
                 raise stream.error
+            if not (stream.wanted or stream.ended):
+                await pump.settle()
+                stream.end()
+                stream.flush()
             if pump.failure is not None and pump.failed:
                 raise pump.failure
             if stream.ended and not self._waits:
@@ -210,6 +220,11 @@ class Call(AsyncIterator[Value]):
     def consumed(self) -> int:
         """Packets that the handler has taken, as last reported; exact once there is a result."""
         return self._run.consumed
+
+    @property
+    def length_hint(self) -> int | None:
+        """Packets that the flow will probably have; None if it doesn't know its length."""
+        return self._run.length_hint
 
     @property
     def received(self) -> int:
@@ -298,10 +313,14 @@ class CoConversation:
             raise
         if stream.error is not None:
             raise stream.error
-        if stream.result is not None:
-            self._finish(stream)
-            text = "the handler has succeeded already: it takes no more"
-            raise LocalProtocolError(text, code="answered")
+        self._check_open("send")  # Another task may have given it up.
+        if not stream.wanted:
+            if stream.result is not None:
+                self._finish(stream)
+            over = self._finished
+            did, code = ("succeeded", "answered") if over else ("closed its flow", "stopped")
+            text = f"the handler has {did} already: it takes no more"
+            raise LocalProtocolError(text, code=code)
 
     async def _receive(self, timeout: float | None) -> Packet | None:
         while not self._received:

@@ -28,6 +28,7 @@ from pyf.transport import (
 from pyf.transport.events import (
     CreditReceived,
     Event,
+    FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
@@ -36,6 +37,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_BYTES
+from pyf.transport.patience import Overdue
 from pyf.transport.states import ConnectionState, FlowState
 
 PATIENCE: Final = 0.8
@@ -44,6 +46,8 @@ does after all of it: who goes first cannot lose a new flow on the way."""
 
 UNWRITTEN_BYTES: Final = 4 * BATCH_BYTES
 """Bytes that may wait in the transport before flows wait for it."""
+
+_SENDING: Final = (FlowState.STREAMING, FlowState.STOPPED)
 
 
 class Stream:
@@ -64,6 +68,8 @@ class Stream:
         """Bytes of a packet that left of late, on average."""
         self.ended: bool = False
         """Whether the END has been sent."""
+        self.wanted: bool = True
+        """Whether somebody wants more packets: the handler, and this side."""
         self.confirmed: bool = False
         """Whether the server has all that was sent before ``confirm()``."""
         self.result: ResultReceived | None = None
@@ -82,7 +88,7 @@ class Stream:
     @property
     def over(self) -> bool:
         """Whether nothing more can be sent."""
-        return self.ended or self.has_ended
+        return not self.wanted or self.ended or self.has_ended
 
     @property
     def has_news(self) -> bool:
@@ -115,9 +121,10 @@ class Stream:
             self.sent = machine.sent(self._flow_id)
 
     def end(self) -> None:
-        """Say, with the next ``flush()``, that the flow is whole, if nothing else has ended it."""
-        if not self.over:
-            self._multiplex.machine.end(self._flow_id)
+        """Say, with the next ``flush()``, that no more will come, if nothing else has ended it."""
+        machine = self._multiplex.machine
+        if machine.flow_state(self._flow_id) in _SENDING and not self.has_ended:
+            machine.end(self._flow_id)
             self.ended = True
 
     def flush(self) -> None:
@@ -147,19 +154,20 @@ class Stream:
     def abort(self, error_class: str) -> None:
         """Tell the handler that the generator failed, if it can still be told. Raises nothing."""
         machine = self._multiplex.machine
-        if machine.flow_state(self._flow_id) is FlowState.STREAMING:
+        if machine.flow_state(self._flow_id) in _SENDING:
             machine.abort(self._flow_id, error_class)
         self.leave()
 
     def cancel(self) -> None:
         """Tell the handler that nobody waits for it, if it can still be told. Raises nothing."""
         machine = self._multiplex.machine
-        if machine.flow_state(self._flow_id) in (FlowState.STREAMING, FlowState.ENDED):
+        if machine.flow_state(self._flow_id) in (*_SENDING, FlowState.ENDED):
             machine.cancel(self._flow_id)
         self.leave()
 
     def leave(self) -> None:
         """Take no more of what comes back, and let the handler go on."""
+        self.wanted = False
         self.pending.clear()
         while self._messages:
             self._multiplex.machine.consume(self._flow_id, *_extent(self._messages.popleft()))
@@ -181,6 +189,11 @@ class Stream:
         """Take the server's last word."""
         self.consumed = result.consumed
         self.result = result
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more: the handler wants no more."""
+        self.wanted = False
         self.pending.clear()
         self.touch()
 
@@ -190,9 +203,9 @@ class Stream:
             self.error = error
             self.touch()
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, facts: dict[str, Any]) -> None:
         """Note that the connection is gone."""
-        self.fail(lost(reason, whole=self.ended, sent=self.sent, consumed=self.consumed))
+        self.fail(lost(reason, whole=self.ended, sent=self.sent, consumed=self.consumed, **facts))
 
     def touch(self) -> None:
         """Have all that wait look again."""
@@ -267,11 +280,18 @@ class Multiplex:
         states = (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
         return not self._leaving and not self.closed and self.machine.state in states
 
-    def open(self, header: dict[str, Any] | None, timeout: float | None, *, waits: bool) -> Stream:
+    def open(
+        self,
+        header: dict[str, Any] | None,
+        timeout: float | None,
+        *,
+        waits: bool,
+        length_hint: int | None = None,
+    ) -> Stream:
         """Open a flow; it leaves with the next ``flush()``. Raises PacketError, FlowRefused."""
         if not self.usable:
             raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
-        flow_id = self.machine.open_flow(header, timeout, waits)
+        flow_id = self.machine.open_flow(header, timeout, waits, length_hint)
         stream = self._streams[flow_id] = Stream(self, flow_id, timeout)
         self._settle()
         return stream
@@ -411,14 +431,14 @@ class Multiplex:
         for wake in wakes:
             wake()
 
-    def _lose_streams(self, reason: str) -> None:
+    def _lose_streams(self, reason: str, **facts: Any) -> None:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
-            stream.lose(reason)
+            stream.lose(reason, facts)
 
-    def _give_up(self, code: str, text: str) -> None:
-        self._lose_streams(text)
-        self.machine.go_away(code, text)
+    def _give_up(self, overdue: Overdue) -> None:
+        self._lose_streams(overdue.text, option=overdue.option, limit=overdue.limit)
+        self.machine.go_away(overdue.code, overdue.text)
         self.close()
 
     # Events
@@ -453,6 +473,10 @@ class Multiplex:
         if stream := self._streams.pop(event.flow_id, None):
             stream.answer(event)
 
+    def _stopped(self, event: FlowStopped) -> None:
+        if stream := self._streams.get(event.flow_id):
+            stream.stop()
+
     def _pong(self, event: PongReceived) -> None:
         if stream := self._confirming.pop(event.token, None):
             stream.confirmed = True
@@ -467,6 +491,7 @@ class Multiplex:
         HelloReceived: _hello,
         PacketsReceived: _packets,
         CreditReceived: _credit,
+        FlowStopped: _stopped,
         ResultReceived: _result,
         PongReceived: _pong,
         GoAwayReceived: _go_away,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyf.station.wire import set_user_timeout
 from pyf.transport import Connection
-from pyf.transport.patience import Patience
+from pyf.transport.patience import Overdue, Patience
 
 if TYPE_CHECKING:
     from twisted.internet.base import DelayedCall
@@ -53,9 +53,9 @@ class Alarm:
 class Watch:
     """Watches one connection, from its beginning to ``stop()``, by its machine and its transport.
 
-    It calls *flush* where a PING is to be written, and *give_up* with the code of what happened and
-    a sentence that names the limit. It hears from the transport, as its producer, whether what is
-    written leaves; it never stops anything from being written.
+    It calls *flush* where a PING is to be written, and *give_up* with what has lasted too long. It
+    hears from the transport, as its producer, whether what is written leaves; it never stops
+    anything from being written.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Watch:
         transport: Any,
         *,
         flush: Callable[[], object],
-        give_up: Callable[[str, str], object],
+        give_up: Callable[[Overdue], object],
     ) -> None:
         self._reactor = reactor
         self._clock = clock
@@ -145,7 +145,7 @@ class Watch:
             self._flush()
             self._arm()
         elif sure:
-            self._give_up(overdue.code, overdue.text)
+            self._give_up(overdue)
         else:
             # First the reactor reads what came while something else kept it.
             self._set(0.0, sure=True)

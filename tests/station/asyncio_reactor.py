@@ -49,9 +49,10 @@ async def both_worlds(flow, client):
 
 
 async def sleeper(flow, client):
+    header = await anext(flow)
     try:
         await client.message({"started": True})
-        await asyncio.sleep(60)
+        await (asyncio.sleep(60) if header["asyncio"] else deferLater(reactor, 60))
     except asyncio.CancelledError:
         try:
             await anext(flow)
@@ -86,10 +87,11 @@ async def use(port, count):
     async for answer in clients["both"].stream([{}]):
         if "done" in answer:
             print(answer.done)
-    async with clients["sleeper"].open(header={}) as flow:
-        await flow.receive()
-        await flow.cancel()
-    print(await events.get())
+    for either in (True, False):
+        async with clients["sleeper"].open(header={"asyncio": either}) as flow:
+            await flow.receive()
+            await flow.cancel()
+        print(await events.get())
     try:
         await clients["failing"].send([{}])
     except ServerError as error:

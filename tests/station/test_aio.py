@@ -302,6 +302,61 @@ def test_an_early_answer_closes_the_source(serve):
     run(use())
 
 
+def test_a_handler_that_wants_no_more_closes_the_source(serve):
+    """
+    Behind flow.close() the source is closed while the handler goes on; a conversation can't send.
+    """
+    closed = threading.Event()
+
+    def handler(flow, client):
+        next(flow)
+        flow.close()
+        assert closed.wait(WAIT)
+        return "enough"
+
+    def source():
+        try:
+            while True:
+                yield {"n": 1}
+        finally:
+            closed.set()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler)) as client:
+            assert await client.send(source()) == "enough"
+            closed.clear()
+            async with client.open(header={}) as flow:
+
+                async def fill():
+                    while True:
+                        await flow.send({"blob": bytes(100_000)})
+
+                with pytest.raises(LocalProtocolError, match="closed its flow"):
+                    await fill()
+                closed.set()
+                assert await flow.end() == "enough"
+
+    run(use())
+
+
+def test_the_length_of_a_flow_is_told(serve):
+    """
+    A source that knows its length says so on both sides; a generator doesn't.
+    """
+
+    def handler(flow, client):
+        return flow.length_hint
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler)) as client:
+            assert client.call([{}] * 3).length_hint == 3
+            assert client.call(numbers(1)).length_hint is None
+            assert await client.send([{}] * 3) == 3
+            assert await client.send({} for _ in range(3)) is None
+
+    run(use())
+
+
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 @pytest.mark.parametrize("how", ["task", "aclose", "break", "timeout"])
 def test_giving_up_cancels_the_flow_and_closes_the_source(serve, kind, how):

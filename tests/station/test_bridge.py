@@ -23,6 +23,7 @@ def test_handlers_await_asyncio_and_twisted():
     assert done.stdout.splitlines() == [
         "sleep, timeout, group, deferred",
         "cancelled: CancelledError FlowCancelled",
+        "cancelled: CancelledError FlowCancelled",
         "failed: ServerError ValueError",
         "at once: 1000",
     ]

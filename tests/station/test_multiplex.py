@@ -242,6 +242,25 @@ def test_a_packet_too_large_is_refused(line):
     assert stream.sent == 1
 
 
+def test_a_handler_that_wants_no_more_stops_the_flow(line):
+    """
+    Behind a STOP nothing more is sent but the END; messages and the result still come.
+    """
+    one = line(Limits(window_bytes=65536))
+    stream = one.open()
+    one.send(stream, *[{"blob": bytes(16384)}] * 8)
+    one.turn()
+    one.server.stop(1)
+    one.to_client()
+    assert (stream.wanted, stream.room(), len(stream.pending)) == (False, 0, 0)
+    stream.end()
+    stream.flush()
+    assert isinstance(one.turn()[-1], FlowEnded)
+    one.server.finish(1, 0, "success", value=1)
+    one.to_client()
+    assert stream.result is not None
+
+
 def test_confirming(line):
     """
     A PONG confirms what one flow has sent, and no other's.
@@ -343,7 +362,7 @@ def test_a_server_that_never_introduces_itself(line, hand_reactor):
     hand_reactor.advance(2.1)
     hand_reactor.advance(0.1)
     assert isinstance(stream.error, ConnectionLost)
-    assert "handshake_timeout" in str(stream.error)
+    assert (stream.error.option, stream.error.limit) == ("handshake_timeout", 2)
     assert one.closed
     hand_reactor.advance(Limits().close_timeout)
     assert one.aborted
@@ -363,7 +382,7 @@ def test_a_silent_server_is_asked_and_given_up(line, hand_reactor):
         hand_reactor.advance(10)
     hand_reactor.advance(0.1)
     assert isinstance(stream.error, ConnectionLost)
-    assert "PINGs" in str(stream.error)
+    assert (stream.error.option, stream.error.limit) == ("ping_interval", 30)
 
 
 def test_an_idle_connection_is_closed_before_the_server_would(line, hand_reactor):
