@@ -335,12 +335,12 @@ class Call(Iterator[Value]):
         return next(self._steps)
 
     def cancel(self) -> None:
-        """Tell the handler that the flow is given up, from within its generator, which then raises.
+        """Tell the handler that the flow is given up, from a signal handler, which then raises.
 
         What it raises is not told any more.
         """
         if self._progress.link is not None:
-            self._progress.link.cancel()
+            self._progress.link.cancel(wait=False)
 
     def close(self) -> None:
         """Give the flow up: its generator is closed, and the handler told.

@@ -272,9 +272,13 @@ class Link:
         """Tell the handler that the generator failed, if it can still be told. Raises nothing."""
         self._say(lambda: self._machine.abort(self._flow_id, error_class))
 
-    def cancel(self) -> None:
-        """Tell the handler that nobody waits for it, if it can still be told. Raises nothing."""
-        self._say(lambda: self._machine.cancel(self._flow_id))
+    def cancel(self, *, wait: bool = True) -> None:
+        """Tell the handler that nobody waits for it, if it can still be told. Raises nothing.
+
+        A signal handler, which may have interrupted whoever has the lock, is not to *wait* for it:
+        then the handler is told as the link is closed.
+        """
+        self._say(lambda: self._machine.cancel(self._flow_id), wait=wait)
 
     def close(self) -> None:
         """Let go of the socket and the keeper, once a last word has been heard. Raises nothing.
@@ -300,12 +304,12 @@ class Link:
             except RuntimeError:  # It was never started.
                 self._release()
 
-    def _say(self, word: Callable[[], None]) -> None:
+    def _say(self, word: Callable[[], None], *, wait: bool = True) -> None:
         if self.result is not None or self._lingering or self._last_words is not None:
             return
         self._last_words = word
         mine = threading.get_ident() == self._owner and not sys.is_finalizing()
-        if self._lock.acquire(blocking=mine):  # Otherwise the keeper finds the word.
+        if self._lock.acquire(blocking=mine and wait):  # Otherwise the keeper finds the word.
             try:
                 self._say_it()
             finally:

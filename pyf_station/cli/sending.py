@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,21 @@ timeout_option = click.option(
 )
 
 
+@contextmanager
+def _interrupts(cancel: Callable[[], object]) -> Generator[None]:
+    """Have Ctrl-C call *cancel* before it is raised: for a server, it is no failure of the flow."""
+
+    def handle(*_: object) -> None:
+        cancel()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _ship(
     client: StationClient,
     flow: Any,
@@ -32,9 +48,11 @@ def _ship(
 ) -> Packet:
     """Send *flow*, write what comes back, and return the success."""
     value: Packet | bool = True
-    with client.call(flow, header, timeout) as call, meter.metering(call, flow, progress):
-        if isinstance(flow, source.Source):
-            flow.cancel = call.cancel
+    with (
+        client.call(flow, header, timeout) as call,
+        _interrupts(call.cancel),
+        meter.metering(call, flow, progress),
+    ):
         for value in call:
             if value is not True:
                 common.write_packet(value)

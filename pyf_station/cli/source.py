@@ -59,8 +59,6 @@ class Source(Iterator[Packet]):
         self._file = file
         self.waiting: bool = False
         """Whether a packet is waited for right now."""
-        self.cancel: Callable[[], object] = bool
-        """Called at Ctrl-C, before it is raised: for a server it is no failure of the source's."""
         self.ended: bool = False
         """Whether all of it has been read."""
 
@@ -70,9 +68,6 @@ class Source(Iterator[Packet]):
             return next(self._packets)
         except StopIteration:
             self.ended = True
-            raise
-        except KeyboardInterrupt:
-            self.cancel()
             raise
         except ValueError as error:
             raise InputError(str(error)) from error
