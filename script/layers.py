@@ -79,6 +79,7 @@ ROOMS = (
             "pyf.transport.payloads",
             "pyf.transport.frames",
             "pyf.transport.codec",
+            "pyf.transport.census",
             "pyf.transport.packet",
         ),
     ),

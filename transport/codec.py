@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import repeat
+from secrets import token_bytes
 from struct import Struct
 from typing import Any, cast
 from uuid import UUID
 
 import ormsgpack
 
+from pyf.transport import census
+from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError, UnsupportedValue
+from pyf.transport.limits import MAX_NUMBER, Limits
 from pyf.transport.packet import Packet
 
 MAX_DEPTH = 255
@@ -43,8 +48,22 @@ class _Extension:
     decode: Callable[[bytes], Any]
 
 
+# Behind what is decoded, in one array with it: if it comes out as the second value, nothing else
+# was there. No peer can guess it.
+_TOKEN = token_bytes(16)
+_PAIR, _SEAL = b"\x92", ormsgpack.packb(_TOKEN)
+BOUNDS = census.bounds(Limits(), "max_packet")
+"""What values may cost by default."""
+
+
 def _encode_int(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+    return _of_size(value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _of_size(data: bytes) -> bytes:
+    if len(data) > MAX_NUMBER:
+        raise ValueError(f"it takes {len(data)} bytes, where a number may have {MAX_NUMBER}")
+    return data
 
 
 def _encode_moment(value: datetime | time) -> bytes:
@@ -69,12 +88,14 @@ def _decode_moment(kind: type[datetime | time]) -> Callable[[bytes], datetime | 
 
 
 _EXTENSIONS = (
-    _Extension(1, int, _encode_int, lambda data: int.from_bytes(data, "big", signed=True)),
+    _Extension(
+        1, int, _encode_int, lambda data: int.from_bytes(_of_size(data), "big", signed=True)
+    ),
     _Extension(
         2,
         Decimal,
-        lambda value: str(value).encode("ascii"),
-        lambda data: Decimal(data.decode("ascii")),
+        lambda value: _of_size(str(value).encode("ascii")),
+        lambda data: Decimal(_of_size(data).decode("ascii")),
     ),
     _Extension(3, datetime, _encode_moment, _decode_moment(datetime)),
     _Extension(
@@ -219,22 +240,36 @@ def _restore(tag: int, data: bytes) -> Any:
     return _BY_TAG[tag].decode(data)
 
 
-def decode(data: bytes | memoryview) -> Any:
-    """Return the one value in *data*; raises RemoteProtocolError for anything else."""
+def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
+    """Return the one value in *data*, which may cost what *bounds* say.
+
+    Raises RemoteProtocolError for anything else.
+    """
+    census.check(data, bounds)
+    sealed = b"".join((_PAIR, data, _SEAL))
     try:
-        return ormsgpack.unpackb(data, ext_hook=_restore)
+        value, seal = ormsgpack.unpackb(sealed, ext_hook=_restore)
     except ValueError as error:
         reason = str(error)
-    _raise_if_interrupted(lambda: ormsgpack.unpackb(data, ext_hook=_restore))
+    else:
+        if seal == _TOKEN:
+            return value
+        text = "something follows a value that is to stand alone"
+        raise RemoteProtocolError(text, code="malformed_value")
+    _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))
+    census.take_census(data, bounds)
     raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
 
 
-def decode_packets(data: bytes | memoryview, count: int) -> Iterator[Packet]:
+def decode_packets(
+    data: bytes | memoryview, count: int, bounds: Bounds = BOUNDS
+) -> Iterator[Packet]:
     """Return an iterator of the *count* packets in *data*, a MessagePack array of maps.
 
-    All of it is decoded now; raises RemoteProtocolError unless it is what it claims to be.
+    All of it is decoded now; raises RemoteProtocolError unless it is what it claims to be, and
+    costs no more than *bounds* say.
     """
-    packets = decode(data)
+    packets = decode(data, bounds)
     if type(packets) is not list or len(packets) != count:
         raise RemoteProtocolError(
             f"a batch does not hold the {count} packets it announced", code="malformed_batch"
@@ -243,4 +278,9 @@ def decode_packets(data: bytes | memoryview, count: int) -> Iterator[Packet]:
         raise RemoteProtocolError(
             "a batch holds something that is not a packet", code="malformed_batch"
         )
-    return map(Packet, cast("list[dict[str, Any]]", packets))
+    found = cast("list[dict[str, Any]]", packets)
+    if len(data) > bounds.harmless:
+        # So that no more than one of them is there twice.
+        found.reverse()
+        return map(Packet, map(list.pop, repeat(found, count)))
+    return map(Packet, found)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from pyf.transport import codec, frames, payloads
+from pyf.transport import census, codec, frames, payloads
 from pyf.transport.errors import (
     FlowRefused,
     LocalProtocolError,
@@ -79,6 +79,8 @@ class Connection:
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
+        self._bounds = census.bounds(self.limits, "max_header")
+        self._packet_bounds = census.bounds(self.limits, "max_packet")
         self._flows: dict[int, _Flow] = {}
         self._last_flow = 0
         self._out: list[bytes] = []
@@ -305,7 +307,7 @@ class Connection:
             )
 
     def _receive_hello(self, frame: Frame) -> Event:
-        hello = payloads.decode_hello(frame.payload)
+        hello = payloads.decode_hello(frame.payload, self._bounds)
         self._parser.allowed = ()
         self._peer_known = True
         self._peer_max_packet, self._peer_max_header = hello.max_packet, hello.max_header
@@ -324,7 +326,7 @@ class Connection:
         if frame.flow <= self._last_flow:
             text = f"flow {frame.flow} is opened after flow {self._last_flow}"
             raise RemoteProtocolError(text, code="flow_number")
-        header, timeout, waits = payloads.decode_open(frame.payload)
+        header, timeout, waits = payloads.decode_open(frame.payload, self._bounds)
         flow = self._add_flow(frame.flow)
         flow.state = advance_flow(flow.state, FrameType.OPEN)
         limit, count = self.limits.max_flows, len(self._flows)
@@ -344,7 +346,7 @@ class Connection:
         return None
 
     def _receive_packets(self, frame: Frame) -> Event | None:
-        batch = frames.decode_batch(frame.payload)
+        batch = frames.decode_batch(frame.payload, self._packet_bounds)
         flow, wanted = self._advance(frame)
         if batch.first != flow.receive.received_packets:
             due = flow.receive.received_packets
@@ -360,7 +362,7 @@ class Connection:
         return FlowEnded(flow_id=flow.id, count=count) if wanted else None
 
     def _receive_abort(self, frame: Frame) -> Event | None:
-        count, error_class = payloads.decode_abort(frame.payload)
+        count, error_class = payloads.decode_abort(frame.payload, self._bounds)
         flow, wanted = self._advance(frame)
         flow.receive.check_count(count)
         if not wanted:
@@ -374,7 +376,8 @@ class Connection:
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
-        consumed, messages, status, value, error = payloads.decode_result(frame.payload)
+        result = payloads.decode_result(frame.payload, self._packet_bounds)
+        consumed, messages, status, value, error = result
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)
@@ -401,7 +404,7 @@ class Connection:
         return PongReceived(token=int.from_bytes(frame.payload, "big"))
 
     def _receive_go_away(self, frame: Frame) -> Event:
-        last_flow, code, message = payloads.decode_go_away(frame.payload)
+        last_flow, code, message = payloads.decode_go_away(frame.payload, self._bounds)
         return GoAwayReceived(last_flow=last_flow, code=code, message=message)
 
     _RECEIVERS: ClassVar[dict[FrameType, Callable[[Connection, Frame], Event | None]]] = {

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from pyf.transport import codec
+from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
@@ -104,6 +105,8 @@ class Batch(NamedTuple):
     """How many there are."""
     payload: bytes
     """The frame's payload."""
+    bounds: Bounds = codec.BOUNDS
+    """What the packets may cost as objects."""
 
     @property
     def size(self) -> int:
@@ -115,17 +118,17 @@ class Batch(NamedTuple):
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.decode_packets(memoryview(self.payload)[8:], self.packets)
+        return codec.decode_packets(memoryview(self.payload)[8:], self.packets, self.bounds)
 
 
-def decode_batch(payload: bytes) -> Batch:
+def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     """Return the batch in *payload*, its packets still encoded; raises RemoteProtocolError."""
     first, marker, count = BATCH.unpack_from(payload)
     if marker != ARRAY32 or not 0 < count <= len(payload) - BATCH.size:
         raise RemoteProtocolError(
             f"a batch announces {count} packets, which it cannot hold", code="malformed_batch"
         )
-    return Batch(first, count, payload)
+    return Batch(first, count, payload, bounds)
 
 
 class FrameParser:

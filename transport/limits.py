@@ -41,6 +41,17 @@ BATCH_BYTES = 64 * KIB
 BATCH_PACKETS = 512
 """Packets at which a sender closes a frame: beyond this, larger batches gain nothing."""
 
+GROWTH = 12
+"""Bytes of objects that a frame may become for each byte that its limit allows. With the copies of
+the frame itself, of which there are three for a moment, memory stays below 16 times the limit."""
+
+MAX_NESTING = 1021
+"""Dicts and lists inside each other in what is received: where the decoder stops."""
+
+MAX_NUMBER = 64 * KIB
+"""Encoded bytes of an integer beyond 64 bits, or a Decimal: 157826 digits of the one, 65536 of the
+other. Work on longer ones grows faster than they do."""
+
 MAX_SKIPPED = 100
 """Optional frames of unknown type that a connection skips before it counts as a flood."""
 
@@ -80,6 +91,10 @@ class Limits:
     window_bytes: int = 1 * MIB
     """Bytes of packets of one flow that may be on the way or wait unread, each way: a round trip
     of 8 ms at 1 Gbit/s. One packet of any size may pass while half of it is open."""
+
+    max_objects: int = 262144
+    """Values, keys included, in what one frame carries: a packet, a batch, a header or a result.
+    Making more of them at once would keep all other threads waiting for more than 50 ms."""
 
     max_flows: int = 16384
     """Flows open at once on one connection."""
