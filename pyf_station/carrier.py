@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pyf.station.session import Session
+from pyf.station.tls import failure_text, peer_certificate
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
@@ -41,6 +43,7 @@ from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
 _log: Final = Logger()
 
 
+@implementer(IHandshakeListener)
 class StationProtocol(Protocol):
     """One connection at the server. The only thing it writes is what its machine says."""
 
@@ -48,6 +51,8 @@ class StationProtocol(Protocol):
     transport: Any
     peer: Any = None
     """The client's address."""
+    identity: object = None
+    """The client's certificate, where TLS has asked for one."""
     max_packet: int = 0
     """Bytes of the largest packet that the client takes, once it has said so."""
 
@@ -63,6 +68,7 @@ class StationProtocol(Protocol):
         self._last_wait: Alarm | None = None
         self._draining = False
         self._leaving = False
+        self._secured = False
 
     # What Twisted calls
 
@@ -93,8 +99,15 @@ class StationProtocol(Protocol):
             if self._watch is not None:
                 self._watch.received()
 
+    def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
+        """Note that TLS is established, and with whom."""
+        self._secured = True
+        self.identity = peer_certificate(self.transport)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End every open flow: a close without an END is never the end of a flow."""
+        if not self._leaving and (failed := failure_text(reason.value)):
+            _log.warn("the connection from {peer} ended: {text}", peer=self.peer, text=failed)
         self._leaving = True
         if self._watch is not None:
             self._watch.forget()
@@ -192,6 +205,7 @@ class StationProtocol(Protocol):
     def _opened(self, event: FlowOpened) -> None:
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
+        session.identity = self.identity
         self._sessions[event.flow_id] = session
         if not self._server.start(session):
             limit = self._server.max_handlers
@@ -297,7 +311,9 @@ class StationProtocol(Protocol):
             self._watch = None
         self._last_wait = self._alarm(self.limits.close_timeout, self.abort)
         half = getattr(self.transport, "loseWriteConnection", None)
-        if half is None or ISSLTransport.providedBy(self.transport):
+        if ISSLTransport.providedBy(self.transport) and not self._secured:
+            self.abort()  # There is nobody yet to say goodbye to.
+        elif half is None or ISSLTransport.providedBy(self.transport):
             # TLS knows no half: it has to say goodbye before TCP does.
             self.transport.loseConnection()
         else:

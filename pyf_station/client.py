@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import repeat
 from math import inf
 from typing import Any, Literal, Self
@@ -13,6 +14,7 @@ from typing import Any, Literal, Self
 from pyf.station.conversation import Conversation
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
+from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
 from pyf.station.wire import connect
 from pyf.transport import (
     DeadlineExceeded,
@@ -41,10 +43,16 @@ class StationClient:
 
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
     :param limits: bounds of sizes and times.
 
     Usable from several threads at once, each with calls of its own. Raises ValueError for a port
-    that no host can have.
+    that no host can have, OSError
+    for a file that cannot be read.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class StationClient:
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
         limits: Limits | None = None,
     ) -> None:
         if not 0 < port < 2**16:
@@ -61,6 +71,7 @@ class StationClient:
         self.port: int = port
         self.waits_for_success: bool = waits_for_success
         self.limits: Limits = limits or Limits()
+        self._tls = client_context(tls, certificate)
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
 
     def call(
@@ -150,7 +161,11 @@ class StationClient:
     def _connect(self, timeout: float | None) -> Link:
         deadline = None if timeout is None else time.monotonic() + timeout
         sock = connect(self.host, self.port, self.limits, timeout)
-        return Link(sock, self.limits, timeout, deadline)
+        if self._tls is None:
+            return Link(sock, self.limits, timeout, deadline)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        channel = Channel(sock, self._tls, self.host, self.limits, left)
+        return Link(sock, self.limits, timeout, deadline, partial(TlsWire, channel))
 
     def _call(
         self, flow: Flow, header: dict[str, Any] | None, timeout: float | None, *, waits: bool

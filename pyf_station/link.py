@@ -66,7 +66,8 @@ _Selector: type[selectors.BaseSelector] = getattr(
 class Link:
     """One connection with one flow, on a connected socket that it takes over.
 
-    *deadline* is when, by the monotonic clock, the *timeout* of the call is over.
+    *deadline* is when, by the monotonic clock, the *timeout* of the call is over. *wire* takes the
+    socket over: TLS comes in here.
 
     For one thread at a time, but for ``cancel``, ``abort`` and ``close``, which may also come from
     wherever the garbage collector runs. Methods that begin with ``_keep`` are the keeper's.
@@ -78,6 +79,7 @@ class Link:
         limits: Limits,
         timeout: float | None = None,
         deadline: float | None = None,
+        wire: Callable[[socket.socket], Wire] = Wire,
     ) -> None:
         self.pending: deque[bytes] = deque()
         """Encoded packets that have not left yet."""
@@ -101,7 +103,7 @@ class Link:
         self._last_words: Callable[[], None] | None = None
         self._lingering = False
         self._gone_away = ""
-        self._wire = Wire(sock)
+        self._wire = wire(sock)
         self._broken: StationError | None = None
         self._spoiled: PacketError | None = None
         self._torn = False
@@ -395,14 +397,14 @@ class Link:
 
     def _read(self) -> bool:
         """Take what has come; return whether anything has."""
-        if self._broken is not None or self._wire.ending:
+        wire = self._wire
+        if self._broken is not None or wire.ending:
             return False
-        data = self._wire.read()
+        data = wire.read()
         if data is None:
             return False
-        if data:
-            self._machine.receive_data(data)
-        else:
+        self._machine.receive_data(data)
+        if self._wire.ending:
             self._machine.receive_eof()
         try:
             while event := self._machine.next_event():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from math import inf
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybeDeferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.endpoints import (
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import Logger
@@ -19,6 +25,7 @@ from twisted.python.threadpool import ThreadPool
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
+from pyf.station.tls import server_context
 from pyf.station.watch import Alarm
 from pyf.transport import Limits
 
@@ -37,6 +44,7 @@ STOP_GRACE: Final = 1.5
 process whose handler is stuck goes within two."""
 
 _log: Final = Logger()
+_from_string: Final[Any] = serverFromString  # which comes without types
 
 
 class FlowServer(Factory):
@@ -102,6 +110,45 @@ class FlowServer(Factory):
         """The clock by which durations are measured: nobody sets it, as one may the reactor's."""
         reactor = self.reactor
         return reactor.seconds if isinstance(reactor, Clock) else time.monotonic
+
+    def listen(
+        self,
+        reactor: Any,
+        where: int | str | IStreamServerEndpoint,
+        *,
+        tls: Any = None,
+        client_ca: str | os.PathLike[str] | None = None,
+        interface: str = "",
+    ) -> Deferred[Any]:
+        """Listen on *where*: a port, an endpoint, or the string of one (``"tcp:8000"``).
+
+        The Deferred fires with the listening port. For the reactor's thread.
+
+        :param tls: paths of a certificate (with its chain, if it has one) and of its private key,
+            both as PEM; or a Twisted context factory. TLS 1.3 is spoken with paths.
+        :param client_ca: path of the authority that has to have signed every client's certificate,
+            which is ``client.identity`` then.
+        :param interface: the address to listen on, where *where* is a port.
+
+        Raises OSError or ValueError for files that are of no use.
+        """
+        self._reactor = reactor
+        endpoint: Any = where
+        if isinstance(where, int):
+            kind: Any = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
+            endpoint = kind(reactor, where, interface=interface)
+        elif isinstance(where, str):
+            endpoint = _from_string(reactor, where)
+        factory: Any = self
+        if tls is not None:
+            context = server_context(tls, client_ca)
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            factory = TLSMemoryBIOFactory(context, isClient=False, wrappedFactory=factory)
+        elif client_ca is not None:
+            raise ValueError("client_ca is of no use without tls")
+        listening: Deferred[Any] = endpoint.listen(factory)
+        return listening
 
     # What Twisted calls
 

@@ -79,6 +79,7 @@ class Wire:
         """Why nothing can be written any more."""
         self.ending: str = ""
         """Why nothing more will come."""
+        self._heard = False
         self._unsent: list[bytes | memoryview] = []
         self._written: list[int] = []
         self._send = sock.sendmsg
@@ -104,7 +105,7 @@ class Wire:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self.failure = error.strerror or str(error)
+                self.failure = self._explained(error.strerror or str(error))
             else:
                 self._drop_written()
         if self.failure:
@@ -133,11 +134,17 @@ class Wire:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            self.ending = error.strerror or str(error)
+            self.ending = self._explained(error.strerror or str(error))
             return b""
         if not data:
-            self.ending = "the server closed the connection"
+            self.ending = self._explained("the server closed the connection")
+        self._heard = True
         return data
+
+    def _explained(self, reason: str) -> str:
+        if self._heard:
+            return reason
+        return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
 
     def close(self) -> None:
         """Close the socket."""

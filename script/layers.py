@@ -58,6 +58,7 @@ ROOMS = (
             "pyf.station.link",
             "pyf.station.outcome",
             "pyf.station.wire",
+            "pyf.station.tls",
         ),
     ),
     Room(

@@ -62,6 +62,8 @@ CREDIT = Struct(">QQQ")
 GOAWAY = Struct(">I")
 """The last flow that will be served."""
 
+# How an alert and a handshake of TLS begin, in every version of it.
+_TLS = (b"\x15\x03", b"\x16\x03")
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -164,6 +166,8 @@ class FrameParser:
         """Return the next whole frame, or None; raises RemoteProtocolError if none can ever be."""
         buffer = self._buffer
         if len(buffer) < HEADER.size:
+            if self.allowed and buffer[:1] > b"\0":
+                raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
         length, number, flow = HEADER.unpack_from(buffer)
         kind = _KNOWN.get(number)
@@ -178,11 +182,7 @@ class FrameParser:
 
     def _check(self, kind: FrameType | None, number: int, length: int) -> None:
         if self.allowed and kind not in self.allowed:
-            start = bytes(self._buffer[:12])
-            raise RemoteProtocolError(
-                f"the peer does not speak this protocol: its first bytes are {start!r}",
-                code="not_this_protocol",
-            )
+            raise self._stranger()
         if kind is None and not number & OPTIONAL:
             text = f"frame type {number:#04x} is not known"
             raise RemoteProtocolError(text, code="unknown_frame")
@@ -196,3 +196,10 @@ class FrameParser:
                 actual=length,
                 option=_OPTIONS.get(kind, "") if length > most else "",
             )
+
+    def _stranger(self) -> RemoteProtocolError:
+        start = bytes(self._buffer[:12])
+        what = f"does not speak this protocol: its first bytes are {start!r}"
+        if start[:2] in _TLS:
+            what = "speaks TLS, and this side does not: give tls=... to both or to neither"
+        return RemoteProtocolError(f"the peer {what}", code="not_this_protocol")

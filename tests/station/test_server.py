@@ -953,7 +953,10 @@ def test_a_transport_that_knows_no_half_is_closed_whole(hand_reactor, secure):
         # As on a TLS transport, which lets the TCP beneath shine through.
         vars(transport)["loseWriteConnection"] = transport.abortConnection
         directlyProvides(transport, ISSLTransport)
+        vars(transport)["getPeerCertificate"] = lambda: None
     protocol.makeConnection(transport)
+    if secure:
+        protocol.handshakeCompleted()
     protocol.stop("the test is over")
     assert (transport.disconnecting, transport.disconnected) == (True, False)
     protocol.connectionLost()
