@@ -10,11 +10,13 @@ if __name__ != "pyf.station":
         "a second copy of every class. Run script/setup, then: import pyf.station"
     )
 
+from pyf.station.auth import shared_secrets
 from pyf.station.client import Call, StationClient
 from pyf.station.conversation import Conversation
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.server import FlowServer
 from pyf.transport import (
+    AuthenticationFailed,
     BadFlowEnding,
     ClientError,
     ConnectFailed,
@@ -38,6 +40,7 @@ from pyf.transport import (
 __all__ = [
     "AsyncClient",
     "AsyncFlow",
+    "AuthenticationFailed",
     "BadFlowEnding",
     "Call",
     "Client",
@@ -62,4 +65,5 @@ __all__ = [
     "StationClient",
     "StationError",
     "UnsupportedValue",
+    "shared_secrets",
 ]

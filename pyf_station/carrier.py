@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.tls import failure_text, peer_certificate
 from pyf.station.watch import Alarm, Watch
@@ -38,7 +39,7 @@ from pyf.transport.events import (
     HelloReceived,
     PacketsReceived,
 )
-from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
+from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 
 _log: Final = Logger()
 
@@ -61,7 +62,10 @@ class StationProtocol(Protocol):
         self._server = factory
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
-        self._machine = Connection(Role.SERVER, factory.limits)
+        # A flow of somebody unknown has the windows that it had before the HELLO.
+        limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
+        self._machine = Connection(Role.SERVER, limits, factory.clock)
+        self._unknown: dict[int, Alarm] = {}
         self._sessions: dict[int, Session] = {}
         self._deadlines: dict[int, Alarm] = {}
         self._watch: Watch | None = None
@@ -83,8 +87,12 @@ class StationProtocol(Protocol):
         elif len(server.connections) >= server.max_clients:
             limit = server.max_clients
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
+        elif not server.has_room_for(self.peer):
+            limit = server.max_clients_per_address
+            text = f"the server takes {limit} clients of one address (its max_clients_per_address)"
+            self._leave("busy", text)
         else:
-            server.connections.add(self)
+            server.came(self)
             self._watch = Watch(
                 *(server.reactor, server.clock, self.limits, self._machine, self.transport),
                 ping=self._ping,
@@ -153,6 +161,14 @@ class StationProtocol(Protocol):
             self._lose_sessions(lambda _: error)
             self._close()
 
+    def admit(self, flow_id: int) -> None:
+        """Give the flow its full windows: its client is known now."""
+        alarm = self._unknown.pop(flow_id, None)
+        if alarm is not None:
+            alarm.cancel()
+            self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
+            self._flush()
+
     # What the factory calls
 
     def stop(self, why: str) -> None:
@@ -207,6 +223,9 @@ class StationProtocol(Protocol):
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
         session.identity = self.identity
         self._sessions[event.flow_id] = session
+        if self._server.gate is not None:
+            expel = partial(refuse, session)
+            self._unknown[event.flow_id] = self._alarm(self.limits.handshake_timeout, expel)
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
@@ -259,9 +278,9 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         self._sessions.pop(flow_id, None)
-        deadline = self._deadlines.pop(flow_id, None)
-        if deadline is not None:
-            deadline.cancel()
+        for alarms in (self._deadlines, self._unknown):
+            if (alarm := alarms.pop(flow_id, None)) is not None:
+                alarm.cancel()
 
     def _lose_sessions(self, error: Callable[[Session], StationError]) -> None:
         for flow_id, session in list(self._sessions.items()):

@@ -95,7 +95,7 @@ class Link:
         """Seconds that the call was given."""
         self._deadline = deadline
         self._limits = limits
-        self._machine = Connection(Role.CLIENT, limits)
+        self._machine = Connection(Role.CLIENT, limits, time.monotonic)
         self._flow_id = 0
         self._messages: deque[Batch] = deque()
         self._ended = False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -22,6 +23,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from pyf.station.auth import Authenticate, Gate, exposed
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
@@ -57,7 +59,12 @@ class FlowServer(Factory):
     :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where
         handlers have threads, 16384 where they have not.
     :param max_clients: connections at once; one over it is told that the server is busy.
+    :param max_clients_per_address: connections at once from one address; no such limit if not
+        given, for behind a proxy all have the same.
     :param expose_errors: whether clients get the text and the traceback of a handler's failure.
+    :param authenticate: called with each flow's header and the client's address, before its
+        handler: it returns the ``client.identity``, or raises AuthenticationFailed. A function, in
+        a thread of the server's own; or a coroutine function, on the reactor.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
     """
@@ -70,18 +77,29 @@ class FlowServer(Factory):
         *,
         max_handlers: int | None = None,
         max_clients: int = MAX_CLIENTS,
+        max_clients_per_address: int | None = None,
         expose_errors: bool = False,
+        authenticate: Authenticate | None = None,
         limits: Limits | None = None,
         reactor: Any = None,
     ) -> None:
-        self.runner: HandlerRunner = HandlerRunner(handler)
+        self.gate: Gate | None = None if authenticate is None else Gate(authenticate, self)
+        """Who asks for a client's identity, if anybody does."""
+        self.runner: HandlerRunner = HandlerRunner(handler, self.gate)
         if max_handlers is None:
             max_handlers = MAX_THREADS if self.runner.kind is Kind.THREAD else MAX_COROUTINES
-        for name, value in (("max_handlers", max_handlers), ("max_clients", max_clients)):
-            if value < 1:
+        counts = {
+            "max_handlers": max_handlers,
+            "max_clients": max_clients,
+            "max_clients_per_address": max_clients_per_address,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         self.max_handlers: int = max_handlers
         self.max_clients: int = max_clients
+        self.max_clients_per_address: int | None = max_clients_per_address
+        self._addresses: Counter[object] = Counter()
         self.expose_errors: bool = expose_errors
         self.limits: Limits = limits or Limits()
         self.connections: set[StationProtocol] = set()
@@ -94,6 +112,7 @@ class FlowServer(Factory):
         self._pool: ThreadPool | None = None
         self._stopped: list[Deferred[None]] = []
         self._broken_off = False
+        self._warned = False
         self._hook: Any = None
 
     @property
@@ -158,6 +177,10 @@ class FlowServer(Factory):
         if self._hook is None:
             trigger = self.reactor.addSystemEventTrigger
             self._hook = trigger("before", "shutdown", self._reactor_stops)
+        # A reactor in memory has no ports, and some have no threads.
+        soon = getattr(self.reactor, "callFromThread", None)
+        if self.gate is None and not self._warned and soon is not None:
+            soon(self._warn_if_exposed)
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted's name
         """Let go of what isn't needed: the last port has closed."""
@@ -179,7 +202,7 @@ class FlowServer(Factory):
         inbox: Any = session.inbox
         if self.runner.kind is Kind.THREAD:
             try:
-                self._threads().callInThread(self._run_in_thread, session, inbox)
+                self.threads().callInThread(self._run_in_thread, session, inbox)
             except RuntimeError:
                 _log.error(
                     "the system has no thread for a handler, with {n} running", n=self.handlers
@@ -226,9 +249,24 @@ class FlowServer(Factory):
         drained = self._when_left(grace + STOP_GRACE).addBoth(_cancelling, end)
         return drained.addCallback(lambda _: closing)
 
+    def has_room_for(self, peer: object) -> bool:
+        """Whether one more client of the address of *peer* is taken."""
+        limit = self.max_clients_per_address
+        return limit is None or self._addresses[_address(peer)] < limit
+
+    def came(self, connection: StationProtocol) -> None:
+        """Serve a connection."""
+        self.connections.add(connection)
+        self._addresses[_address(connection.peer)] += 1
+
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            address = _address(connection.peer)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
         self._settle()
 
     def _run_in_thread(self, session: Session, inbox: Any) -> None:
@@ -252,8 +290,7 @@ class FlowServer(Factory):
         self._hook = None
         return self.stop() if self._broken_off else self.drain()
 
-    def _close_ports(self) -> Deferred[None]:
-        closing: list[Deferred[Any]] = []
+    def _ports(self) -> Iterator[Any]:
         # A port knows its factory, but a factory is not told of its ports.
         get_readers = getattr(self.reactor, "getReaders", list)
         for port in get_readers():
@@ -261,7 +298,18 @@ class FlowServer(Factory):
             while factory is not self and hasattr(factory, "wrappedFactory"):
                 factory = factory.wrappedFactory
             if factory is self and hasattr(port, "stopListening"):
-                closing.append(maybeDeferred(port.stopListening))
+                yield port
+
+    def _warn_if_exposed(self) -> None:
+        if not self._warned and any(map(exposed, self._ports())):
+            self._warned = True
+            _log.critical(
+                "ANYBODY on the network can send flows to this server, and read them on their way:"
+                " it listens beyond this machine with neither TLS nor authenticate"
+            )
+
+    def _close_ports(self) -> Deferred[None]:
+        closing = [maybeDeferred(port.stopListening) for port in list(self._ports())]
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
     def _end_flows(self, grace: float) -> None:
@@ -300,9 +348,13 @@ class FlowServer(Factory):
                 self.reactor.removeSystemEventTrigger(self._hook)
                 self._hook = None
 
-    def _threads(self) -> ThreadPool:
+    def threads(self) -> ThreadPool:
+        """Return the pool in which handlers run; for the reactor's thread."""
         if self._pool is None:
-            self._pool = pool = ThreadPool(0, self.max_handlers, "pyf.station")
+            threads = self.max_handlers
+            if self.runner.kind is Kind.REACTOR:
+                threads = min(threads, MAX_THREADS)  # They only authenticate.
+            self._pool = pool = ThreadPool(0, threads, "pyf.station")
             # A handler that never returns must not keep the process alive.
             pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
             pool.start()
@@ -313,6 +365,11 @@ class FlowServer(Factory):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.adjustPoolsize(0, 0)
+
+
+def _address(peer: object) -> object:
+    """Return what clients of one machine have in common."""
+    return getattr(peer, "host", None)
 
 
 def _cancelling(result: None, alarm: Alarm) -> None:

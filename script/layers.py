@@ -53,6 +53,7 @@ ROOMS = (
             "pyf.station.flow",
             "pyf.station.carrier",
             "pyf.station.watch",
+            "pyf.station.auth",
             "pyf.station.session",
             "pyf.station.conversation",
             "pyf.station.link",
@@ -70,6 +71,7 @@ ROOMS = (
         (
             "pyf.transport.states",
             "pyf.transport.window",
+            "pyf.transport.budget",
             "pyf.transport.events",
             "pyf.transport.liveness",
         ),

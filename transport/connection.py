@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Any, ClassVar
 
 from pyf.transport import census, codec, frames, payloads
+from pyf.transport.budget import Budget
 from pyf.transport.errors import (
     FlowRefused,
     LocalProtocolError,
@@ -71,9 +72,17 @@ class _Flow:
 
 
 class Connection:
-    """One end of a connection, in the given *role*, with the bounds it keeps."""
+    """One end of a connection, in the given *role*, with the bounds it keeps.
 
-    def __init__(self, role: Role, limits: Limits | None = None) -> None:
+    Given a *clock*, a monotonic one, it also holds the peer to what it may do in a time.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        limits: Limits | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.role: Role = role
         self.limits: Limits = limits or Limits()
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
@@ -88,6 +97,7 @@ class Connection:
         self._hello_sent = False
         self._leaving = False
         self._skipped = 0
+        self._budget = None if clock is None else Budget(clock)
         # Until the peer's HELLO comes, what every peer can be trusted to take.
         self._peer_known = False
         self._peer_max_packet = INITIAL_BYTES
@@ -193,8 +203,17 @@ class Connection:
             return
         due = flow.receive.consume(packets, size)
         if due and not self._done_receiving(flow):
-            credit = frames.CREDIT.pack(flow.receive.consumed_packets, *flow.receive.grant())
-            self._send(flow, FrameType.CREDIT, credit)
+            self._send_credit(flow)
+
+    def widen(self, flow_id: int, packets: int, size: int) -> None:
+        """Grant credit for windows of *packets* and *size* bytes, larger than HELLO announced.
+
+        A flow that has been closed meanwhile is no error.
+        """
+        flow = self._flows.get(flow_id)
+        if flow is not None and not self._done_receiving(flow):
+            flow.receive.widen(packets, size)
+            self._send_credit(flow)
 
     def ping(self, token: int) -> None:
         """Ask the peer for a PONG with the same *token*."""
@@ -284,6 +303,8 @@ class Connection:
 
     def _receive(self, frame: Frame) -> Event | None:
         kind = frame.type
+        if self._budget is not None:
+            self._budget.spend(frame)
         if not isinstance(kind, FrameType):
             self._skip()
             return None
@@ -432,6 +453,10 @@ class Connection:
         self._leaving = True
         payload = payloads.encode_go_away(self._last_flow, code, message)
         self._out += frames.encode_frame(FrameType.GOAWAY, 0, payload)
+
+    def _send_credit(self, flow: _Flow) -> None:
+        credit = frames.CREDIT.pack(flow.receive.consumed_packets, *flow.receive.grant())
+        self._send(flow, FrameType.CREDIT, credit)
 
     def _send(self, flow: _Flow, type: FrameType, *payload: bytes) -> None:
         self._check_sender(type)

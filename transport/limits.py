@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -155,3 +155,8 @@ _RANGES = {
     "window_bytes": (INITIAL_BYTES, MAX_WINDOW),
     "min_ping_interval": (0, LONGEST_PING_INTERVAL),
 }
+
+
+def stranger_limits(limits: Limits) -> Limits:
+    """Return *limits* with the windows of a flow whose client is not known yet."""
+    return replace(limits, window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)

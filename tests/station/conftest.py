@@ -330,6 +330,7 @@ class FakeCarrier:
         self.results: list[tuple[int, int, dict[str, Any]]] = []
         self.consumed: list[tuple[int, int, int]] = []
         self.broken: list[Exception] = []
+        self.admitted: list[int] = []
         self._calls = HandReactor()
         self.turn = self._calls.turn
         self.run_until = self._calls.run_until
@@ -348,6 +349,9 @@ class FakeCarrier:
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         self.consumed.append((flow_id, packets, size))
+
+    def admit(self, flow_id: int) -> None:
+        self.admitted.append(flow_id)
 
     def break_off(self, error: Exception) -> None:
         self.broken.append(error)

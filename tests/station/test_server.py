@@ -1125,7 +1125,7 @@ def test_threads_are_used_again_and_end_with_the_last_client(peer):
     for _ in range(3):
         client.call()
         client.returned()
-        client.reactor.run_until(lambda: client.server._threads().workers == 1)
+        client.reactor.run_until(lambda: client.server.threads().workers == 1)
     assert len(set(ran)) <= 2
     client.server.numPorts = 0
     client.lose()
