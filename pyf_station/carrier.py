@@ -39,7 +39,10 @@ from pyf.transport.events import (
     HelloReceived,
     PacketsReceived,
 )
-from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
+from pyf.transport.limits import MAX_REPLIES, stranger_limits
+
+LOGGED: Final = 400
+"""Characters of what a client sent that a line in the log has, at most, of each thing."""
 
 _log: Final = Logger()
 
@@ -157,7 +160,8 @@ class StationProtocol(Protocol):
         """Tell the client of its breach, and close. Does nothing where that is done."""
         if not self._leaving:
             self._machine.fail(error)
-            _log.warn("closing the connection from {peer}: {error!r}", peer=self.peer, error=error)
+            text = _escaped(f"{error.code}: {error}")
+            _log.warn("closing the connection from {peer}: {text}", peer=self.peer, text=text)
             self._lose_sessions(lambda _: error)
             self._close()
 
@@ -360,5 +364,5 @@ def _cut(why: str, session: Session) -> BadFlowEnding:
 
 
 def _escaped(text: str) -> str:
-    """Return what a client sent as it may stand in a log."""
-    return text[:MAX_TEXT].encode("unicode_escape").decode()
+    """Return what a client sent as it may stand in a log: a part of one line, in ASCII."""
+    return text[:LOGGED].encode("unicode_escape").decode()[:LOGGED]
