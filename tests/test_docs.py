@@ -91,7 +91,7 @@ class Server:
 
 
 def warnings() -> list[str]:
-    ignored = ("setDaemon", "Passing pyOpenSSL X509 objects is deprecated.")
+    ignored = ("setDaemon", "Passing pyOpenSSL")
     return ["-W", "error", *(f"-Wignore:{text}:DeprecationWarning" for text in ignored)]
 
 
