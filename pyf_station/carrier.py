@@ -39,7 +39,7 @@ from pyf.transport.events import (
     HelloReceived,
     PacketsReceived,
 )
-from pyf.transport.limits import MAX_REPLIES, stranger_limits
+from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 
 LOGGED: Final = 400
 """Characters of what a client sent that a line in the log has, at most, of each thing."""
@@ -246,7 +246,7 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].end()
 
     def _aborted(self, event: FlowAborted) -> None:
-        name, count = _escaped(event.error_class), event.count
+        name, count = _escaped(event.error_class, MAX_TEXT), event.count
         text = f"the client's generator failed with {name} after {count} packets"
         error = ClientError(text, error_class=name, sent=count)
         self._sessions[event.flow_id].fail(error, "cancelled")
@@ -363,6 +363,6 @@ def _cut(why: str, session: Session) -> BadFlowEnding:
     return BadFlowEnding(text, received=session.received)
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: str, most: int = LOGGED) -> str:
     """Return what a client sent as it may stand in a log: a part of one line, in ASCII."""
-    return text[:LOGGED].encode("unicode_escape").decode()[:LOGGED]
+    return text[:most].encode("unicode_escape").decode()[:most]
