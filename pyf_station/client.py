@@ -163,8 +163,7 @@ class StationClient:
         sock = connect(self.host, self.port, self.limits, timeout)
         if self._tls is None:
             return Link(sock, self.limits, timeout, deadline)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        channel = Channel(sock, self._tls, self.host, self.limits, left)
+        channel = Channel(sock, self._tls, self.host, self.limits, timeout, deadline)
         return Link(sock, self.limits, timeout, deadline, partial(TlsWire, channel))
 
     def _call(

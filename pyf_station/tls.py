@@ -115,7 +115,7 @@ class Channel:
     """The state of TLS on one connected socket, its handshake done.
 
     Raises ConnectFailed with what was wrong, or DeadlineExceeded where the *timeout* of the call
-    is over; the socket is closed then.
+    is over, at *deadline* by the monotonic clock; the socket is closed then.
     """
 
     def __init__(
@@ -125,20 +125,21 @@ class Channel:
         host: str,
         limits: Limits,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls: ssl.SSLObject = context.wrap_bio(
             self.incoming, self.outgoing, server_hostname=host
         )
-        seconds = limits.handshake_timeout
-        seconds = seconds if timeout is None else min(timeout, seconds)
+        until = time.monotonic() + limits.handshake_timeout
         port = sock.getpeername()[1]
         try:
-            self._shake_hands(sock, time.monotonic() + seconds)
+            self._shake_hands(sock, until if deadline is None else min(until, deadline))
         except OSError as error:
             sock.close()
-            if isinstance(error, TimeoutError) and timeout == seconds:
-                raise deadline_error(timeout) from None
+            late = deadline is not None and time.monotonic() >= deadline
+            if late and isinstance(error, TimeoutError):
+                raise deadline_error(timeout or 0.0) from None
             text = f"cannot connect to {host}:{port}: {_reason(error)}"
             raise ConnectFailed(text, host=host, port=port) from error
         except BaseException:

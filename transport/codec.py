@@ -36,6 +36,7 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 _TIMEDELTA = Struct(">iII")
+_WORD = 64
 _FOLD = (b"\x00", b"\x01")
 _FINE_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)\.(\d{6})$")
 
@@ -205,6 +206,8 @@ def _plain_leaf(value: Any, path: str) -> Any:
             return value.tobytes()
         if isinstance(value, str):
             str.encode(value)
+        if isinstance(value, int) and value.bit_length() > _WORD:
+            return _replace(int.__int__(value))
         return value if isinstance(value, _NATIVE) else _replace(value)
     except UnicodeEncodeError:
         what = "holds a lone surrogate, which UTF-8 cannot carry"

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
 try:
-    import atheris
+    import atheris as installed
 except ImportError:  # The tests call the targets with the corpus alone.
-    atheris = None
+    installed = None
+atheris: Any = installed
 
 if atheris is not None and __name__ == "__main__":
     with atheris.instrument_imports(include=["pyf.transport"]):

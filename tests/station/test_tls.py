@@ -291,8 +291,9 @@ def test_a_server_that_never_shakes_hands_is_given_up(thread):
         port = listening.getsockname()[1]
         with pytest.raises(ConnectFailed, match=r"Limits\.handshake_timeout"):
             StationClient(HOST, port, tls=True, limits=QUICK).send(ROWS)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as caught:
             StationClient(HOST, port, tls=True).send(ROWS, timeout=0.1)
+        assert caught.value.timeout == 0.1
 
 
 def test_a_server_that_closes_within_the_handshake_is_a_failed_connect(thread):
@@ -333,7 +334,8 @@ def test_a_client_that_never_shakes_hands_is_gone_in_time(files):
     reactor = MemoryReactorClock()
     server = FlowServer(count, reactor=reactor)
     context = server_context(files.server, None)
-    factory = TLSMemoryBIOFactory(context, isClient=False, wrappedFactory=server, clock=reactor)
+    make: Any = TLSMemoryBIOFactory
+    factory = make(context, isClient=False, wrappedFactory=server, clock=reactor)
     protocol: Any = factory.buildProtocol(None)
     transport = AbortableTransport()
     protocol.makeConnection(transport)

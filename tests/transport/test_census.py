@@ -4,6 +4,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import ormsgpack
@@ -11,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyf.transport import Connection, Limits, RemoteProtocolError, Role, encode_packet
+from pyf.transport import (
+    Connection,
+    Limits,
+    RemoteProtocolError,
+    Role,
+    UnsupportedValue,
+    encode_packet,
+)
 from pyf.transport.census import bounds, check, take_census
 from pyf.transport.codec import decode, decode_packets
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
@@ -243,3 +251,18 @@ def test_a_machine_holds_its_peer_to_its_own_limits():
         server.next_event()
     assert (caught.value.limit, caught.value.actual) == (100, 101)
     assert caught.value.option == "max_objects"
+
+
+@pytest.mark.parametrize(
+    "value", [2 ** (8 * MAX_NUMBER), Decimal("9" * (MAX_NUMBER + 1))], ids=["int", "Decimal"]
+)
+def test_a_number_that_nobody_takes_is_not_sent(value):
+    """The sender refuses what the receiver would: a number of more than 64 KiB."""
+    with pytest.raises(UnsupportedValue, match="where a number may have 65536"):
+        encode_packet({"n": value})
+
+
+def test_the_longest_number_travels():
+    """One of just 64 KiB passes, in a frame that is not counted too."""
+    for value in (2 ** (8 * MAX_NUMBER - 2), Decimal("9" * MAX_NUMBER)):
+        assert decode(encode_packet({"n": value})) == {"n": value}
