@@ -2,7 +2,12 @@
 
 from setuptools import find_packages, setup
 
-FOLDERS = {"pyf.station": "pyf_station", "pyf.transport": "transport"}
+FOLDERS = {
+    "pyf.station": "pyf_station",
+    "pyf.transport": "transport",
+    # Twisted's, where anybody may put files: one of ours tells ``twist`` of the service.
+    "twisted.plugins": "plugins",
+}
 
 setup(
     package_dir=FOLDERS,

@@ -14,9 +14,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyf.station.auth import refuse
+from pyf.station.scarcity import mind
 from pyf.station.session import Session
 from pyf.station.tls import failure_text, peer_certificate
-from pyf.station.watch import Alarm, Watch
+from pyf.station.watch import Alarm, Watch, innermost
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -85,6 +86,7 @@ class StationProtocol(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
+        mind(getattr(innermost(self.transport), "server", None), server.reactor, server.clock)
         if server.stopping:
             self._leave("draining", "the server is stopping")
         elif len(server.connections) >= server.max_clients:
@@ -97,8 +99,8 @@ class StationProtocol(Protocol):
         else:
             server.came(self)
             self._watch = Watch(
-                *(server.reactor, server.clock, self.limits, self._machine, self.transport),
-                ping=self._ping,
+                *(server.reactor, server.clock, self._machine, self.transport),
+                flush=self._flush,
                 give_up=self._give_up,
             )
 
@@ -154,6 +156,11 @@ class StationProtocol(Protocol):
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         """Count packets as taken by the handler; credit goes out where it is due."""
         self._machine.consume(flow_id, packets, size)
+        self._flush()
+
+    def send_stop(self, flow_id: int) -> None:
+        """Ask the client for no more packets of the flow."""
+        self._machine.stop(flow_id)
         self._flush()
 
     def break_off(self, error: RemoteProtocolError) -> None:
@@ -226,6 +233,7 @@ class StationProtocol(Protocol):
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
         session.identity = self.identity
+        session.length_hint = event.length_hint
         self._sessions[event.flow_id] = session
         if self._server.gate is not None:
             expel = partial(refuse, session)
@@ -292,10 +300,6 @@ class StationProtocol(Protocol):
             session.lose(error(session))
 
     # What the watch asks for
-
-    def _ping(self) -> None:
-        self._machine.ping(0)
-        self._flush()
 
     def _give_up(self, code: str, text: str) -> None:
         log = _log.info if code == "idle_timeout" else _log.warn

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, Literal, Self
 
 from pyf.station.conversation import Conversation
+from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
 from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
@@ -164,7 +165,7 @@ class StationClient:
         if self._tls is None:
             return Link(sock, self.limits, timeout, deadline)
         channel = Channel(sock, self._tls, self.host, self.limits, timeout, deadline)
-        return Link(sock, self.limits, timeout, deadline, partial(TlsWire, channel))
+        return Link(sock, self.limits, timeout, deadline, wire=partial(TlsWire, channel))
 
     def _call(
         self, flow: Flow, header: dict[str, Any] | None, timeout: float | None, *, waits: bool
@@ -173,7 +174,7 @@ class StationClient:
         if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             text = f"a flow is an iterable of Packets or dicts, not a {type(flow).__qualname__}"
             raise TypeError(text)
-        progress = _Progress()
+        progress = _Progress(known_length(flow))
         return Call(self._steps(iter(flow), header, timeout, waits, progress), progress)
 
     def _steps(
@@ -188,7 +189,7 @@ class StationClient:
         link = None
         try:
             progress.link = link = self._connect(timeout)
-            link.open(header, waits=waits)
+            link.open(header, waits=waits, length_hint=progress.length_hint)
             yield from self._send_flow(link, source, progress)
             yield from self._receive(link, waits, progress)
         except BaseException as error:
@@ -236,18 +237,18 @@ class StationClient:
             cut = link.sent - before < count
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
             count = min(count, BATCH_PACKETS, max(1, BATCH_BYTES // link.packet_size))
-        if ended:
-            link.end()
-        else:
+        if not ended:
             _close(source)  # The handler wants no more.
+            link.forget_pending()
+        link.end()
 
     def _await_credit(self, link: Link, progress: _Progress) -> Generator[Value, None, int]:
         """Wait until a packet may be sent: before, the source is not even asked.
 
-        Return how many may be; none once a result has come.
+        Return how many may be; none once the handler wants no more.
         """
         link.check_deadline()
-        while link.result is None and not link.room():
+        while link.wanted and not link.room():
             yield from self._messages(link, progress)
             link.wait()
         return link.room()
@@ -294,8 +295,9 @@ class StationClient:
 class _Progress:
     """How far a call is."""
 
-    def __init__(self) -> None:
+    def __init__(self, length_hint: int | None) -> None:
         self.link: Link | None = None
+        self.length_hint: int | None = length_hint
         self.received: int = 0
         self._told = 0
 
@@ -335,11 +337,24 @@ class Call(Iterator[Value]):
         """Packets that have come back."""
         return self._progress.received
 
+    @property
+    def length_hint(self) -> int | None:
+        """Packets that the flow will probably have; None if it doesn't know its length."""
+        return self._progress.length_hint
+
     def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps
 
     def __next__(self) -> Value:
         return next(self._steps)
+
+    def cancel(self) -> None:
+        """Tell the handler that the flow is given up, from within its generator, which then raises.
+
+        What it raises is not told any more.
+        """
+        if self._progress.link is not None:
+            self._progress.link.cancel()
 
     def close(self) -> None:
         """Give the flow up: its generator is closed, and the handler told.

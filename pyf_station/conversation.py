@@ -48,9 +48,9 @@ class Conversation:
         """Send *packet* at once. Blocks while the handler does not read.
 
         Messages that come meanwhile are kept: a handler that answers each packet is not held up.
-        Raises PacketError or TypeError for what cannot travel; LocalProtocolError after ``end()``
-        or once the handler has succeeded; and what ``StationClient.call`` raises once it has
-        failed, or the connection has. Where it raises, the packet has not left.
+        Raises PacketError or TypeError for what cannot travel; LocalProtocolError after ``end()``,
+        or once the handler has succeeded or closed its flow; and what ``StationClient.call`` raises
+        once it has failed, or the connection has. Where it raises, the packet has not left.
         """
         self._check_open("send")
         link = self._link
@@ -63,9 +63,12 @@ class Conversation:
             link.forget_pending()
             raise
         if link.pending:
-            self._finish()
-            text = "the handler has succeeded already: it takes no more"
-            raise LocalProtocolError(text, code="answered")
+            if link.result is not None:
+                self._finish()
+            link.forget_pending()
+            did, code = ("succeeded", "answered") if self._done else ("closed its flow", "stopped")
+            text = f"the handler has {did} already: it takes no more"
+            raise LocalProtocolError(text, code=code)
 
     def receive(self, timeout: float | None = None) -> Packet | None:
         """Return the next message, or None once the handler has succeeded.

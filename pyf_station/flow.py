@@ -39,8 +39,21 @@ class _Reader:
         """Packets taken so far. A header that the client gave as ``header=`` is not counted."""
         return self._session.consumed
 
+    @property
+    def length_hint(self) -> int | None:
+        """Packets that the flow will probably have, as ``consumed`` counts them.
+
+        None if the client doesn't know. It is the client's word: nothing holds it to it.
+        """
+        return self._session.length_hint
+
     def close(self) -> None:
-        """Take no more of the flow: iteration ends here, what has come unread is dropped."""
+        """Take no more of the flow: iteration ends here, what has come unread is dropped.
+
+        The client closes its generator, and waits for the result.
+        """
+        if not self._ended:
+            self._session.stop()
         self._ended, self._ending = True, None
         self._session.drop()
 

@@ -7,11 +7,13 @@ on the socket waits outside it.
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,14 +21,12 @@ from math import inf
 from operator import call
 from typing import Any
 
-from pyf.station.outcome import refusal
-from pyf.station.wire import Wire, deadline_error
+from pyf.station.outcome import lost, refusal
+from pyf.station.wire import Wire, deadline_error, set_user_timeout
 from pyf.transport import (
     Connection,
-    ConnectionLost,
     Limits,
     LocalProtocolError,
-    OutcomeUnknown,
     Packet,
     PacketError,
     RemoteProtocolError,
@@ -38,12 +38,15 @@ from pyf.transport.events import (
     ConnectionClosed,
     CreditReceived,
     Event,
+    FlowStopped,
     GoAwayReceived,
+    HelloReceived,
     PacketsReceived,
     PongReceived,
     ResultReceived,
 )
 from pyf.transport.frames import Batch
+from pyf.transport.patience import Patience
 from pyf.transport.states import FlowState
 
 TICK = 0.004
@@ -63,11 +66,24 @@ _Selector: type[selectors.BaseSelector] = getattr(
 )
 
 
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for link in list(_links):
+        link.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Link:
     """One connection with one flow, on a connected socket that it takes over.
 
-    *deadline* is when, by the monotonic clock, the *timeout* of the call is over. *wire* takes the
-    socket over: TLS comes in here.
+    *deadline* is when, by the monotonic *clock*, the *timeout* of the call is over. A server that
+    is silent, or slow beyond the limits, breaks the link, whichever thread happens to wait for it.
+    *wire* takes the socket over: TLS comes in here.
 
     For one thread at a time, but for ``cancel``, ``abort`` and ``close``, which may also come from
     wherever the garbage collector runs. Methods that begin with ``_keep`` are the keeper's.
@@ -79,12 +95,15 @@ class Link:
         limits: Limits,
         timeout: float | None = None,
         deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
         wire: Callable[[socket.socket], Wire] = Wire,
     ) -> None:
         self.pending: deque[bytes] = deque()
         """Encoded packets that have not left yet."""
         self.result: ResultReceived | None = None
         """The server's last word, once it has come."""
+        self.wanted: bool = True
+        """Whether the handler takes more packets."""
         self.sent: int = 0
         """Packets that have left."""
         self.consumed: int = 0
@@ -104,6 +123,8 @@ class Link:
         self._lingering = False
         self._gone_away = ""
         self._wire = wire(sock)
+        self._clock = clock
+        self._patience = Patience(self._machine, lambda: self._wire.writes, clock())
         self._broken: StationError | None = None
         self._spoiled: PacketError | None = None
         self._torn = False
@@ -122,16 +143,19 @@ class Link:
         self._keeper: threading.Thread | None = None
         self._wake_receiver: socket.socket | None = None
         self._wake_sender: socket.socket | None = None
+        _links.add(self)
 
     # The flow
 
-    def open(self, header: dict[str, Any] | None, *, waits: bool) -> None:
+    def open(
+        self, header: dict[str, Any] | None, *, waits: bool, length_hint: int | None = None
+    ) -> None:
         """Open the flow, and start the keeper. What is to be sent leaves with the first packets,
         or two TICKs later.
 
         Raises PacketError for a header that cannot travel.
         """
-        self._flow_id = self._machine.open_flow(header, self.timeout, waits)
+        self._flow_id = self._machine.open_flow(header, self.timeout, waits, length_hint)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -167,18 +191,18 @@ class Link:
         """Give what credit allows of ``pending`` to the socket; return whether all of it has left.
 
         Until then take what comes back, and wait: a handler that waits for its messages to be
-        taken reads no packets. True also where a result has come: the rest is not wanted.
+        taken reads no packets. True also where the rest is not wanted.
 
         Raises ConnectionLost, DeadlineExceeded, PacketTooLarge, RemoteProtocolError,
         LocalProtocolError or FlowRefused.
         """
         self._turn(self._send_some)
-        return self.result is not None or not (self.pending or self._wire.unsent)
+        return not (self.wanted and (self.pending or self._wire.unsent))
 
     def room(self) -> int:
         """Return for how many packets there is credit, of the size that they had of late."""
         with self._lock:
-            if self.result is not None:
+            if not self.wanted:
                 return 0
             packets, size = self._machine.room(self._flow_id)
         return min(packets, max(1, size // self.packet_size)) if size else 0
@@ -202,9 +226,9 @@ class Link:
         At the most for ``Limits.close_timeout``: it has been given to the system already. Raises as
         ``send`` does.
         """
-        until = time.monotonic() + self._limits.close_timeout
+        until = self._clock() + self._limits.close_timeout
         self._turn(lambda: self._machine.ping(0))
-        while not self._ponged and self.result is None and time.monotonic() < until:
+        while not self._ponged and self.result is None and self._clock() < until:
             self.wait(until)
 
     def wait(self, until: float | None = None) -> None:
@@ -214,7 +238,7 @@ class Link:
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded if the time given to the call is over."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._deadline is not None and self._clock() >= self._deadline:
             raise deadline_error(self.timeout or 0.0)
 
     def take_messages(self) -> list[Packet]:
@@ -230,8 +254,7 @@ class Link:
         except RemoteProtocolError as error:
             with self._lock:
                 self._machine.fail(error)
-                self._broken = error
-                self._write()
+                self._break(error)
             raise
         with self._lock:
             self._machine.consume(self._flow_id, batch.packets, batch.size)
@@ -297,16 +320,16 @@ class Link:
 
         Its result says so. A socket closed before could take the word back with a reset.
         """
-        until = time.monotonic() + LAST_WORD
+        until = self._clock() + LAST_WORD
         while self._lingering:
             with self._lock:
                 self._waiting = True
                 self._service()
                 self._messages.clear()
                 closed = self._machine.flow_state(self._flow_id) is FlowState.CLOSED
-                left = until - time.monotonic()
+                left = until - self._clock()
                 self._lingering = self._broken is None and not closed and left > 0
-                self._watch(self._selector)
+                self._wire.watch(self._selector)
             if self._lingering:
                 self._selector.select(left)
 
@@ -316,6 +339,19 @@ class Link:
         for sock in (self._wake_receiver, self._wake_sender):
             if sock is not None:
                 sock.close()
+
+    def disown(self) -> None:
+        """Leave the connection to the process that this one was forked from.
+
+        That has the keeper, and its close is none as long as another process has the socket open.
+        """
+        self._lock = threading.Lock()  # Another thread, which is not here, may have held it.
+        self._lingering, self._last_words = False, None
+        text = "the flow belongs to the process that opened it, from which this one was forked"
+        self._broken = LocalProtocolError(text, code="forked")
+        self.result = None
+        self._wire.failure = self._wire.ending = text
+        self._release()
 
     # The socket
 
@@ -346,7 +382,7 @@ class Link:
     def _send_some(self) -> None:
         if self._spoiled is not None:
             raise self._spoiled
-        if self.pending and self.result is None:
+        if self.pending and self.wanted:
             try:
                 self._machine.send_packets(self._flow_id, self.pending)
             finally:
@@ -359,18 +395,16 @@ class Link:
 
     def _wait(self, until: float | None) -> None:
         """Wait until the socket can be read (or written, if something is unsent), or a time."""
-        seconds = None
-        if until is not None or self._deadline is not None:
-            self.check_deadline()
-            until = min(inf if until is None else until, self._deadline or inf)
-            seconds = max(0.0, until - time.monotonic())
+        self.check_deadline()
+        until = min(inf if until is None else until, self._deadline or inf)
         try:
             with self._lock:
                 if self._fresh or self._broken is not None:
                     return  # What is waited for may have come after it was looked for.
                 self._waiting = True
-                self._watch(self._selector)
-            self._selector.select(seconds)
+                self._wire.watch(self._selector)
+                until = min(until, self._patience.due)
+            self._selector.select(max(0.0, until - self._clock()))
         finally:
             with self._lock:
                 self._waiting = False
@@ -378,24 +412,42 @@ class Link:
                 if self._resting:
                     self._wake()
 
-    def _watch(self, selector: selectors.BaseSelector) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wire.unsent else 0)
-        if selector.get_key(self._wire.socket).events != events:
-            selector.modify(self._wire.socket, events)
-
     def _service(self) -> None:
         """Write and read what can be without waiting."""
         self._write()
-        if self._read():
+        now = self._clock()
+        if self._read(now):
             self._fresh = True
             self._write()
         elif self._wire.failure and self._broken is None:
             self._broken = self._lost(self._wire.failure)
+        patience = self._patience
+        if self._wire.unsent is not patience.is_stuck:
+            patience.stuck(now) if self._wire.unsent else patience.unstuck()
+        if now >= patience.due:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Do what is due where the server is silent or slow, all that has come being read."""
+        if self._broken is not None:
+            self._patience.due = inf
+            return
+        overdue = self._patience.look(now)
+        self._write()
+        if overdue is not None:
+            self._machine.go_away(overdue.code, overdue.text)
+            self._break(self._lost(overdue.text, option=overdue.option, limit=overdue.limit))
+
+    def _break(self, error: StationError) -> None:
+        """Go no further, and let the server hear of it: user code may run for long."""
+        self._broken = error
+        self._write()
+        self._wire.give_up(str(error))
 
     def _write(self) -> None:
         self._wire.write(self._machine.data_to_send)
 
-    def _read(self) -> bool:
+    def _read(self, now: float) -> bool:
         """Take what has come; return whether anything has."""
         wire = self._wire
         if self._broken is not None or wire.ending:
@@ -410,7 +462,8 @@ class Link:
             while event := self._machine.next_event():
                 self._handle(event)
         except RemoteProtocolError as error:
-            self._broken = error
+            self._break(error)
+        self._patience.received(now)
         return True
 
     def _handle(self, event: Event) -> None:
@@ -419,11 +472,17 @@ class Link:
                 self._messages.append(batch)
             case CreditReceived(consumed=consumed):
                 self.consumed = consumed
+            case FlowStopped():
+                self.wanted = False
             case ResultReceived():
                 self.consumed = event.consumed
                 self.result = event
+                self.wanted = False
             case PongReceived():
                 self._ponged = True
+            case HelloReceived():
+                seconds = self._patience.greeted(event.min_ping_interval, self._clock())
+                set_user_timeout(self._wire.socket, seconds)
             case GoAwayReceived(last_flow=last_flow) if last_flow < self._flow_id:
                 self._broken = refusal(event)
             case GoAwayReceived(message=message):
@@ -433,13 +492,9 @@ class Link:
             case _:
                 pass
 
-    def _lost(self, reason: str) -> ConnectionLost:
-        facts = {"sent": self.sent, "consumed": self.consumed}
-        if self._ended:
-            text = f"all {self.sent} packets were sent, but their result never came: {reason}"
-            return OutcomeUnknown(text, **facts)
-        text = f"the connection was lost after {self.sent} packets: {reason}"
-        return ConnectionLost(text, **facts)
+    def _lost(self, reason: str, **facts: Any) -> StationError:
+        facts.update(sent=self.sent, consumed=self.consumed)
+        return lost(reason, whole=self._ended, **facts)
 
     # The keeper
 
@@ -456,7 +511,7 @@ class Link:
         with _Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
-                tick = None if self._resting else TICK if self._haste else PARKED
+                tick = self._rest()
                 woken = any(key.fileobj is self._wake_receiver for key, _ in selector.select(tick))
                 with self._lock:
                     if woken:
@@ -472,8 +527,19 @@ class Link:
                         guarding = not self._waiting
                     if guarding:
                         self._keep_going()
-                    self._keep_watch(selector, watching=guarding)
+                    elif self._clock() >= self._patience.due:
+                        self._service()
+                    if guarding and self._broken is None and not self._wire.ending:
+                        self._wire.watch(selector)
+                    else:
+                        self._wire.unwatch(selector)
         self._keep_farewell()
+
+    def _rest(self) -> float | None:
+        """Return the seconds until the keeper has to look, None where the user's thread does."""
+        until = inf if self._resting and self._waiting else self._patience.due - self._clock()
+        seconds = min(until, inf if self._resting else TICK if self._haste else PARKED)
+        return None if seconds == inf else max(0.0, seconds)
 
     def _keep_going(self) -> None:
         # A source that has stopped in a burst is to be asked for no more than it is at.
@@ -483,15 +549,6 @@ class Link:
         except PacketError as error:
             self._spoiled = error  # For the user's thread to raise.
         self._service()
-
-    def _keep_watch(self, selector: selectors.BaseSelector, *, watching: bool) -> None:
-        watched = self._wire.socket in selector.get_map()
-        if watching and self._broken is None and not self._wire.ending:
-            if not watched:
-                selector.register(self._wire.socket, selectors.EVENT_READ)
-            self._watch(selector)
-        elif watched:
-            selector.unregister(self._wire.socket)
 
     def _keep_farewell(self) -> None:
         with self._lock:

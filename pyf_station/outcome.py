@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from pyf.transport import (
     AuthenticationFailed,
+    ConnectionLost,
     DeadlineExceeded,
     FlowCancelled,
     FlowRefused,
     LocalProtocolError,
+    OutcomeUnknown,
     Packet,
     ServerError,
     StationError,
@@ -64,7 +66,10 @@ def result_error(
             text = f"the server refused the flow: {message}; it is safe to try elsewhere"
             return FlowRefused(text, code=result.error["code"] or "refused")
         case "cancelled":
-            return FlowCancelled("the server gave the flow up")
+            text, code = "the server gave the flow up", result.error["code"] or ""
+            if code != "cancelled" and message:
+                text = f"{text}: {message}"
+            return FlowCancelled(text, code=code)
         case "deadline":
             text = f"the server gave the flow up: {message}"
             return DeadlineExceeded(text, timeout=timeout or 0.0)
@@ -74,9 +79,18 @@ def result_error(
 
 def refusal(event: GoAwayReceived) -> StationError:
     """Return the error of a flow that a server's GOAWAY leaves out."""
-    if event.code in ("busy", "draining"):
+    if event.code in ("busy", "draining") or event.code.endswith("_timeout"):
         return FlowRefused(f"{event.message}: it is safe to try elsewhere", code=event.code)
     return LocalProtocolError(f"the server gave up: {event.message}", code=event.code)
+
+
+def lost(reason: str, *, whole: bool, **facts: Any) -> ConnectionLost:
+    """Return the error of a connection that ended before its flow; *whole*: behind the END."""
+    if whole:
+        text = f"all {facts['sent']} packets were sent, but their result never came: {reason}"
+        return OutcomeUnknown(text, **facts)
+    text = f"the connection was lost after {facts['sent']} packets: {reason}"
+    return ConnectionLost(text, **facts)
 
 
 def _server_error(result: ResultReceived, sent: int) -> ServerError:

@@ -82,6 +82,10 @@ class Carrier(Protocol):
         """Count packets as taken by the handler."""
         ...
 
+    def send_stop(self, flow_id: int) -> None:
+        """Ask the client for no more packets."""
+        ...
+
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close the connection."""
         ...
@@ -106,6 +110,8 @@ class Session:
         """The header, once it is known."""
         self.inbox: Inbox = inbox
         self.identity: object = None
+        self.length_hint: int | None = None
+        """Packets that the client expects to send, where it knows."""
         self.ending: StationError | None = None
         """Why the flow ended before its time, once it has."""
         self.whole: bool = False
@@ -291,6 +297,11 @@ class Session:
     def report_consumed(self, packets: int, size: int) -> None:
         """Count packets as taken by the handler. Callable from any thread."""
         self.carrier.call_soon(lambda: self.carrier.consume(self.flow_id, packets, size))
+
+    def stop(self) -> None:
+        """Ask the client for no more packets. Callable from any thread."""
+        if not self.whole:
+            self.carrier.call_soon(lambda: self.carrier.send_stop(self.flow_id))
 
     def drop(self) -> None:
         """Forget what has been decoded and not taken. Callable from any thread."""

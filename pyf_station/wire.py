@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
@@ -64,6 +66,15 @@ def deadline_error(timeout: float) -> DeadlineExceeded:
     return DeadlineExceeded(text, timeout=timeout)
 
 
+def set_user_timeout(sock: socket.socket, seconds: float) -> None:
+    """Have the system give the connection up, too, where it can: it notices in mid-data."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        # A handle that is no TCP socket doesn't know the option, or has no options at all.
+        with suppress(AttributeError, OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
+
+
 class Wire:
     """A connected socket, taken over, that neither reading nor writing waits for.
 
@@ -80,6 +91,8 @@ class Wire:
         self.ending: str = ""
         """Why nothing more will come."""
         self._heard = False
+        self.writes: int = 0
+        """How often the system has taken something: as long as that grows, bytes leave."""
         self._unsent: list[bytes | memoryview] = []
         self._written: list[int] = []
         self._send = sock.sendmsg
@@ -112,6 +125,7 @@ class Wire:
             self._unsent = []
 
     def _drop_written(self) -> None:
+        self.writes += 1
         written = sum(self._written)
         if written == sum(map(len, self._unsent)):
             self._unsent, self._written = [], []
@@ -145,6 +159,27 @@ class Wire:
         if self._heard:
             return reason
         return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
+
+    def watch(self, selector: selectors.BaseSelector) -> None:
+        """Have *selector* wait until it can be read; or written, if something is unsent."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        try:
+            if selector.get_key(self.socket).events != events:
+                selector.modify(self.socket, events)
+        except KeyError:
+            selector.register(self.socket, events)
+
+    def unwatch(self, selector: selectors.BaseSelector) -> None:
+        """Have *selector* wait for it no more."""
+        with suppress(KeyError):
+            selector.unregister(self.socket)
+
+    def give_up(self, reason: str) -> None:
+        """Take and give nothing more; tell the peer by a close, behind what the system has."""
+        self.failure = self.failure or reason
+        self._unsent = []
+        with suppress(OSError):  # It has gone already.
+            self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket."""

@@ -25,6 +25,7 @@ BUDGETS: dict[str, Allowance] = {
     "CREDIT": Allowance(100_000, 10_000),  # for each, half a window has to be consumed
     "CANCEL": Allowance(20_000, 2_000),  # a flow was wanted when it was opened
     "ABORT": Allowance(20_000, 2_000),  # likewise
+    "STOP": Allowance(20_000, 2_000),  # likewise
     "small batch": Allowance(200_000, 50_000),  # a packet that costs a frame's work
 }
 """What a peer may send on one connection; frames that are not listed are bounded otherwise."""

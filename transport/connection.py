@@ -8,11 +8,9 @@ After a RemoteProtocolError, write ``data_to_send()`` once more (it tells the pe
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar
 
 from pyf.transport import census, codec, frames, payloads
@@ -31,6 +29,7 @@ from pyf.transport.events import (
     FlowAborted,
     FlowEnded,
     FlowOpened,
+    FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
@@ -39,8 +38,6 @@ from pyf.transport.events import (
 )
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import (
-    BATCH_BYTES,
-    BATCH_PACKETS,
     INITIAL_BYTES,
     INITIAL_PACKETS,
     MAX_REFUSED,
@@ -59,6 +56,16 @@ from pyf.transport.window import ReceiveWindow, SendWindow
 
 MAX_FLOW = 2**32 - 1
 """The last number that a flow can have."""
+
+# What a side has given up; and where, beyond that, it takes no packets.
+_GIVEN_UP = {
+    Role.CLIENT: (FlowState.ABANDONED, FlowState.CLOSED),
+    Role.SERVER: (FlowState.ANSWERED, FlowState.CLOSED),
+}
+_DEAF = {
+    Role.CLIENT: _GIVEN_UP[Role.CLIENT],
+    Role.SERVER: (FlowState.STOPPED, *_GIVEN_UP[Role.SERVER]),
+}
 
 
 @dataclass(slots=True)
@@ -118,15 +125,17 @@ class Connection:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         waits: bool = True,
+        length_hint: int | None = None,
     ) -> int:
         """Open a flow and return its number. Without *header*, its first packet is the header.
 
         *timeout* is what the client gives the whole call, in seconds. A client that doesn't wait
-        for the result (*waits*) may close the connection behind its END.
+        for the result (*waits*) may close the connection behind its END. *length_hint* is how many
+        packets the flow will probably have.
 
         Raises FlowRefused where no more flows can be opened, PacketError if *header* cannot travel
         (before the peer's HELLO, one of more than ``INITIAL_BYTES`` cannot), ValueError for a
-        timeout that is negative or not finite.
+        timeout that is negative or not finite, or a length that is negative.
         """
         self._check_sender(FrameType.OPEN)
         if (
@@ -139,7 +148,7 @@ class Connection:
             size = len(codec.encode_packet(header))
             if size > self._peer_max_header:
                 raise _too_large(size, self._peer_max_header, "max_header")
-        payload = payloads.encode_open(header, timeout, waits)
+        payload = payloads.encode_open(header, timeout, waits, length_hint)
         flow = self._add_flow(self._last_flow + 1)
         self._send(flow, FrameType.OPEN, payload)
         return flow.id
@@ -153,8 +162,9 @@ class Connection:
         flow = self._flow(flow_id)
         total = 0
         while pending:
-            batch = self._take(flow.send, pending)
+            batch = flow.send.take(pending, self._peer_max_packet)
             if not batch:
+                self._check_size(flow.send, pending)
                 break
             packets = b"".join(batch) if len(batch) > 1 else batch[0]
             flow.state = advance_flow(flow.state, self._batch_frame)
@@ -179,6 +189,12 @@ class Connection:
         """Give the flow up (client)."""
         self._send(self._flow(flow_id), FrameType.CANCEL)
 
+    def stop(self, flow_id: int) -> None:
+        """Ask for no more packets of a flow (server). Where none are to come, this is harmless."""
+        flow = self._flows.get(flow_id)
+        if flow is not None and flow.state is FlowState.STREAMING:
+            self._send(flow, FrameType.STOP)
+
     def finish(self, flow_id: int, consumed: int, status: str, **facts: Any) -> None:
         """Say the last word on a flow (server): a *status* of RESULT, and its value or error facts.
 
@@ -202,7 +218,7 @@ class Connection:
         if flow is None:
             return
         due = flow.receive.consume(packets, size)
-        if due and not self._done_receiving(flow):
+        if due and flow.state not in _DEAF[self.role]:
             self._send_credit(flow)
 
     def widen(self, flow_id: int, packets: int, size: int) -> None:
@@ -211,7 +227,7 @@ class Connection:
         A flow that has been closed meanwhile is no error.
         """
         flow = self._flows.get(flow_id)
-        if flow is not None and not self._done_receiving(flow):
+        if flow is not None and flow.state not in _DEAF[self.role]:
             flow.receive.widen(packets, size)
             self._send_credit(flow)
 
@@ -347,7 +363,7 @@ class Connection:
         if frame.flow <= self._last_flow:
             text = f"flow {frame.flow} is opened after flow {self._last_flow}"
             raise RemoteProtocolError(text, code="flow_number")
-        header, timeout, waits = payloads.decode_open(frame.payload, self._bounds)
+        says = payloads.decode_open(frame.payload, self._bounds)
         flow = self._add_flow(frame.flow)
         flow.state = advance_flow(flow.state, FrameType.OPEN)
         limit, count = self.limits.max_flows, len(self._flows)
@@ -362,7 +378,7 @@ class Connection:
             code = "too_many_flows"
             text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
         else:
-            return FlowOpened(flow_id=flow.id, header=header, timeout=timeout, waits=waits)
+            return FlowOpened(flow_id=flow.id, **says._asdict())
         self.finish(flow.id, 0, "refused", code=code, message=text)
         return None
 
@@ -374,7 +390,9 @@ class Connection:
             text = f"packet {batch.first} came where packet {due} was next"
             raise RemoteProtocolError(text, code="sequence")
         flow.receive.receive(batch.packets, batch.size)
-        return PacketsReceived(flow_id=flow.id, batch=batch) if wanted else None
+        if not wanted or flow.state in _DEAF[self.role]:
+            return None
+        return PacketsReceived(flow_id=flow.id, batch=batch)
 
     def _receive_end(self, frame: Frame) -> Event | None:
         (count,) = frames.END.unpack(frame.payload)
@@ -417,6 +435,10 @@ class Connection:
         flow.send.grant(packets, size)
         return CreditReceived(flow_id=flow.id, consumed=consumed) if wanted else None
 
+    def _receive_stop(self, frame: Frame) -> Event | None:
+        flow, _ = self._advance(frame)
+        return FlowStopped(flow_id=flow.id) if flow.state is FlowState.STOPPED else None
+
     def _receive_ping(self, frame: Frame) -> Event | None:
         self._out += frames.encode_frame(FrameType.PONG, 0, frame.payload)
         return None
@@ -441,6 +463,7 @@ class Connection:
         FrameType.PING: _receive_ping,
         FrameType.PONG: _receive_pong,
         FrameType.GOAWAY: _receive_go_away,
+        FrameType.STOP: _receive_stop,
     }
 
     # What they share
@@ -482,8 +505,7 @@ class Connection:
         return flow, wanted
 
     def _done_receiving(self, flow: _Flow) -> bool:
-        given_up = FlowState.ANSWERED if self.role is Role.SERVER else FlowState.ABANDONED
-        return flow.state in (given_up, FlowState.CLOSED)
+        return flow.state in _GIVEN_UP[self.role]
 
     def _gone(self, frame: Frame) -> bool:
         """Whether a frame is for a flow that closed while the frame was on its way."""
@@ -500,29 +522,18 @@ class Connection:
         if flow.state is FlowState.CLOSED:
             del self._flows[flow.id]
 
+    def _check_size(self, window: SendWindow, pending: deque[bytes]) -> None:
+        """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
+        size, limit = len(pending[0]), self._peer_max_packet
+        if size > limit and self._peer_known and window.open_packets > 0:
+            pending.popleft()
+            raise _too_large(size, limit, "max_packet")
+
     def _flow(self, flow_id: int) -> _Flow:
         try:
             return self._flows[flow_id]
         except KeyError:
             raise LocalProtocolError(f"flow {flow_id} is not open", code="unknown_flow") from None
-
-    def _take(self, window: SendWindow, pending: deque[bytes]) -> list[bytes]:
-        """Take the packets of the next frame: as many as credit and batch size allow, or none."""
-        count = min(len(pending), BATCH_PACKETS, window.open_packets)
-        batch = [pending.popleft() for _ in range(count)]
-        room = min(window.open_bytes, BATCH_BYTES)
-        if batch and sum(map(len, batch)) > room:
-            size = len(batch[0])
-            too_large = size > self._peer_max_packet
-            fitting = bisect_right(list(accumulate(map(len, batch))), room)
-            if not fitting and not too_large and window.fits(1, size):
-                fitting = 1
-            pending.extendleft(reversed(batch[fitting:]))
-            del batch[fitting:]
-            if too_large and self._peer_known:
-                pending.popleft()
-                raise _too_large(size, self._peer_max_packet, "max_packet")
-        return batch
 
 
 def _too_large(size: int, limit: int, option: str) -> PacketTooLarge:

@@ -69,6 +69,11 @@ class ConnectionLost(StationError, ConnectionError):
     """Packets that had been given to the socket."""
     consumed: int = 0
     """Packets that the handler had taken, as last reported."""
+    option: str = ""
+    """The option of ``Limits`` whose time was over, where that is why; ``"ping_interval"`` for a
+    server that was silent."""
+    limit: float | None = None
+    """That time, in seconds."""
 
 
 class OutcomeUnknown(ConnectionLost):
@@ -127,6 +132,9 @@ class AuthenticationFailed(StationError):
 
 class FlowCancelled(StationError):
     """The flow was given up, by the other side or by this one."""
+
+    code: str = ""
+    """``"draining"`` where the server could wait for its handler no longer."""
 
 
 class DeadlineExceeded(StationError, TimeoutError):

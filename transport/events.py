@@ -44,6 +44,8 @@ class FlowOpened(FlowEvent):
     """Seconds that the client gives the whole call, or None."""
     waits: bool
     """Whether the client waits for the result; if not, it may close behind its END."""
+    length_hint: int | None = None
+    """Packets that the flow will probably have, where the client knows; nothing relies on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,11 @@ class FlowAborted(FlowEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowAbandoned(FlowEvent):
     """The client has given the flow up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStopped(FlowEvent):
+    """The server takes no more packets of the flow; its result is still to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ class FrameType(IntEnum):
     PING = 0x0A
     PONG = 0x0B
     GOAWAY = 0x0C
+    STOP = 0x0D
 
 
 class Frame(NamedTuple):
@@ -76,6 +77,7 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.PING: (8, 8),
     FrameType.PONG: (8, 8),
     FrameType.GOAWAY: (GOAWAY.size + 1, MAX_CONTROL),
+    FrameType.STOP: (0, 0),
 }
 
 # The limit of the receiver that a frame was too long for.

@@ -26,6 +26,9 @@ from pyf.transport.packet import Packet
 SOFTWARE = "pyf.station"
 """What a HELLO of ours says of its sender."""
 
+MAX_LENGTH = 2**64 - 1
+"""Packets that a flow can have at the most: its END counts them in 64 bits."""
+
 STATUSES = frozenset({"success", "error", "refused", "cancelled", "deadline"})
 """What a RESULT may say."""
 
@@ -41,7 +44,12 @@ _HELLO: _Schema = {
     "required": (list, _NONE),
     "software": (str, _NONE),
 }
-_OPEN: _Schema = {"header": (dict, _NONE), "timeout": (float, _NONE), "waits": (bool, _NONE)}
+_OPEN: _Schema = {
+    "header": (dict, _NONE),
+    "timeout": (float, _NONE),
+    "waits": (bool, _NONE),
+    "length_hint": (int, _NONE),
+}
 _ABORT: _Schema = {"error_class": (str,)}
 _ERROR: _Schema = {
     "code": (str, _NONE),
@@ -71,6 +79,7 @@ class Open(NamedTuple):
     header: Packet | None
     timeout: float | None
     waits: bool
+    length_hint: int | None
 
 
 class Result(NamedTuple):
@@ -126,21 +135,37 @@ def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
     return Hello(**{**fields, "software": fields["software"] or ""})
 
 
-def encode_open(header: dict[str, Any] | None, timeout: float | None, waits: bool) -> bytes:
-    """Return the payload of an OPEN; raises ValueError for a *timeout* that is no duration."""
+def encode_open(
+    header: dict[str, Any] | None,
+    timeout: float | None,
+    waits: bool,
+    length_hint: int | None = None,
+) -> bytes:
+    """Return the payload of an OPEN.
+
+    Raises ValueError for a *timeout* that is no duration, or a *length_hint* that is no length.
+    """
     if timeout is not None:
         timeout = float(timeout)
         if not 0 <= timeout < inf:
             raise ValueError(f"a timeout of {timeout} seconds")
-    return codec.encode_packet({"header": header, "timeout": timeout, "waits": waits})
+    fields = {"header": header, "timeout": timeout, "waits": waits}
+    if length_hint is not None:
+        if not 0 <= length_hint <= MAX_LENGTH:
+            raise ValueError(f"a length of {length_hint} packets")
+        fields["length_hint"] = length_hint
+    return codec.encode_packet(fields)
 
 
 def decode_open(payload: bytes, bounds: Bounds = BOUNDS) -> Open:
     """Return what an OPEN says; raises RemoteProtocolError."""
-    header, timeout, waits = _decode_fields(payload, 0, _OPEN, bounds).values()
+    header, timeout, waits, length_hint = _decode_fields(payload, 0, _OPEN, bounds).values()
     if timeout is not None and not 0 <= timeout < inf:
         raise RemoteProtocolError(f"a timeout of {timeout} seconds", code="malformed_value")
-    return Open(None if header is None else Packet(header), timeout, waits is not False)
+    if length_hint is not None and not 0 <= length_hint <= MAX_LENGTH:
+        raise RemoteProtocolError("a length that no flow can have", code="malformed_value")
+    header = None if header is None else Packet(header)
+    return Open(header, timeout, waits is not False, length_hint)
 
 
 def encode_abort(count: int, error_class: str) -> bytes:

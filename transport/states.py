@@ -46,6 +46,8 @@ class FlowState(Enum):
     """Not opened yet."""
     STREAMING = "streaming"
     """The client sends packets, the server may answer."""
+    STOPPED = "stopped"
+    """The server takes no more packets, and may still answer; those that came are dropped."""
     ENDED = "ended"
     """The client has sent its END; the server may still answer."""
     ANSWERED = "answered"
@@ -69,13 +71,14 @@ SENDERS: dict[FrameType, frozenset[Role]] = {
     FrameType.PING: frozenset(Role),
     FrameType.PONG: frozenset(Role),
     FrameType.GOAWAY: frozenset(Role),
+    FrameType.STOP: frozenset({Role.SERVER}),
 }
 """Who may send a frame at all."""
 
 _C, _F = ConnectionState, FrameType
 
 _ANY_TIME = (_F.PING, _F.PONG)
-_ON_FLOWS = (_F.DATA, _F.END, _F.ABORT, _F.CANCEL, _F.MESSAGE, _F.RESULT, _F.CREDIT)
+_ON_FLOWS = (_F.DATA, _F.END, _F.ABORT, _F.CANCEL, _F.MESSAGE, _F.RESULT, _F.CREDIT, _F.STOP)
 
 CONNECTION_MOVES: dict[tuple[ConnectionState, FrameType], ConnectionState] = {
     (_C.AWAITING_HELLO, _F.HELLO): _C.READY,
@@ -99,7 +102,16 @@ FLOW_MOVES: dict[tuple[FlowState, FrameType], FlowState] = {
     (_S.STREAMING, _F.END): _S.ENDED,
     (_S.STREAMING, _F.ABORT): _S.ABANDONED,
     (_S.STREAMING, _F.CANCEL): _S.ABANDONED,
+    (_S.STREAMING, _F.STOP): _S.STOPPED,
     (_S.STREAMING, _F.RESULT): _S.ANSWERED,
+    (_S.STOPPED, _F.DATA): _S.STOPPED,
+    (_S.STOPPED, _F.MESSAGE): _S.STOPPED,
+    (_S.STOPPED, _F.CREDIT): _S.STOPPED,
+    (_S.STOPPED, _F.END): _S.ENDED,
+    (_S.STOPPED, _F.ABORT): _S.ABANDONED,
+    (_S.STOPPED, _F.CANCEL): _S.ABANDONED,
+    (_S.STOPPED, _F.RESULT): _S.ANSWERED,
+    (_S.ENDED, _F.STOP): _S.ENDED,
     (_S.ENDED, _F.MESSAGE): _S.ENDED,
     (_S.ENDED, _F.CREDIT): _S.ENDED,
     (_S.ENDED, _F.CANCEL): _S.ABANDONED,
@@ -109,6 +121,7 @@ FLOW_MOVES: dict[tuple[FlowState, FrameType], FlowState] = {
     (_S.ANSWERED, _F.END): _S.CLOSED,
     (_S.ANSWERED, _F.ABORT): _S.CLOSED,
     (_S.ANSWERED, _F.CANCEL): _S.CLOSED,
+    (_S.ABANDONED, _F.STOP): _S.ABANDONED,
     (_S.ABANDONED, _F.MESSAGE): _S.ABANDONED,
     (_S.ABANDONED, _F.CREDIT): _S.ABANDONED,
     (_S.ABANDONED, _F.RESULT): _S.CLOSED,

@@ -11,7 +11,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
+from itertools import accumulate
+
 from pyf.transport.errors import RemoteProtocolError
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
 
 class SendWindow:
@@ -42,6 +47,23 @@ class SendWindow:
         return packets <= self.packets_limit - self.sent_packets and (
             size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
         )
+
+    def take(self, pending: deque[bytes], largest: int) -> list[bytes]:
+        """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
+
+        One of more than *largest* bytes stays. None may be sent: an empty list.
+        """
+        count = min(len(pending), BATCH_PACKETS, self.open_packets)
+        batch = [pending.popleft() for _ in range(count)]
+        room = min(self.open_bytes, BATCH_BYTES)
+        if batch and sum(map(len, batch)) > room:
+            size = len(batch[0])
+            fitting = bisect_right(list(accumulate(map(len, batch))), room)
+            if not fitting and size <= largest and self.fits(1, size):
+                fitting = 1
+            pending.extendleft(reversed(batch[fitting:]))
+            del batch[fitting:]
+        return batch
 
     def spend(self, packets: int, size: int) -> None:
         """Count a batch as sent."""

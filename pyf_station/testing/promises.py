@@ -28,7 +28,7 @@ from pyf.station.testing.bench import (
     wait_for,
 )
 from pyf.station.testing.chaos import WAIT, Cut
-from pyf.station.testing.scripts import KINDS, TAKE, Hold, Kind, Say, Script
+from pyf.station.testing.scripts import KINDS, STOP, TAKE, Hold, Kind, Say, Script
 from pyf.transport import ClientError, Limits, Packet, ServerError, StationError
 
 COUNT: Final = 1000
@@ -124,6 +124,30 @@ def an_early_answer_closes_the_generator(bench: Bench) -> None:
         values = list(client.call(_endless(Tally(), closed)))
         expect(values[-1], {"type": "success", "message": "enough"}, "the last value is")
         expect(closed.settled(), 1, "the times that the generator was closed are")
+
+
+def a_handler_that_wants_no_more_closes_the_generator(bench: Bench) -> None:
+    """A handler may close its flow and go on: the generator is closed, its messages still come."""
+    closed, hold = Tally(), Hold()
+
+    def script() -> Script:
+        yield TAKE
+        yield STOP
+        yield hold
+        yield Say(Packet(closed=True))
+        return "enough"
+
+    def flow() -> Iterator[Packet]:
+        try:
+            yield from _endless(Tally(), closed)
+        finally:
+            hold.release()
+
+    with bench.client(script) as client:
+        *_, message, success = client.call(flow())
+    expect(message, {"closed": True}, "the message after the generator was closed is")
+    expect(success, {"type": "success", "message": "enough"}, "the last value is")
+    expect(closed.settled(), 1, "the times that the generator was closed are")
 
 
 def a_failing_generator_fails_both_sides(bench: Bench) -> None:
@@ -265,6 +289,29 @@ def a_cut_flow_is_no_success(bench: Bench) -> None:
         _check_cut_flow(bench, how)
 
 
+def a_silent_network_is_no_success(bench: Bench) -> None:
+    """A connection that falls silent fails the call and the handler, within the limits."""
+    ended = threading.Event()
+
+    def script() -> Script:
+        try:
+            yield Say(Packet(n=0))
+            yield from _read_all()
+        finally:
+            ended.set()
+
+    patience = bench.limits.ping_interval * (bench.limits.ping_misses + 1)
+    if patience > WAIT / 2:
+        return  # Nobody wants to wait so long: give short limits to see it.
+    with bench.cut_client(script) as (client, proxy):
+        call = client.call(_endless(Tally(), Tally()))
+        next(value for value in call if value is not True)
+        proxy.cut("silence")
+        error = failure_of(call)
+        expect(isinstance(error, StationError), True, f"the call raised {error!r}")
+        wait_for(ended, "the handler's end")
+
+
 def a_cut_answer_is_no_success(bench: Bench) -> None:
     """A connection that is cut before the result has come fails the call."""
 
@@ -290,6 +337,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     messages_come_back_in_order,
     the_success_comes_last,
     an_early_answer_closes_the_generator,
+    a_handler_that_wants_no_more_closes_the_generator,
     a_failing_generator_fails_both_sides,
     a_failing_handler_fails_the_call,
     giving_up_ends_both_sides,
@@ -298,6 +346,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     values_keep_their_type,
     a_cut_flow_is_no_success,
     a_cut_answer_is_no_success,
+    a_silent_network_is_no_success,
 )
 """All promises, each a function of a :class:`Bench`."""
 

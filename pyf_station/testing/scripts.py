@@ -30,6 +30,10 @@ class Take:
     """Take the next packet of the flow: the script gets it, or None at the end of the flow."""
 
 
+class Stop:
+    """Take no more of the flow, and go on."""
+
+
 @dataclass(frozen=True)
 class Say:
     """Send a message to the client."""
@@ -69,8 +73,9 @@ class Hold:
 
 
 TAKE: Final = Take()
+STOP: Final = Stop()
 
-Script = Generator[Take | Say | Hold, Packet | None, Any]
+Script = Generator[Take | Stop | Say | Hold, Packet | None, Any]
 """What a handler does, step by step; what it returns is the success."""
 
 
@@ -141,6 +146,8 @@ def _play(steps: Script, flow: Any) -> Generator[Packet, None, Any]:
                 else:
                     if isinstance(step, Say):
                         yield step.packet
+                    elif isinstance(step, Stop):
+                        flow.close()
                     else:
                         step.wait()
                     step = next(steps)
@@ -166,6 +173,8 @@ async def _play_async(
                 else:
                     if isinstance(step, Say):
                         yield step.packet
+                    elif isinstance(step, Stop):
+                        flow.close()
                     else:
                         await _released(step, client)
                     step = next(steps)

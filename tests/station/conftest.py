@@ -329,6 +329,7 @@ class FakeCarrier:
         self.messages: list[bytes] = []
         self.results: list[tuple[int, int, dict[str, Any]]] = []
         self.consumed: list[tuple[int, int, int]] = []
+        self.stopped: list[int] = []
         self.broken: list[Exception] = []
         self.admitted: list[int] = []
         self._calls = HandReactor()
@@ -352,6 +353,9 @@ class FakeCarrier:
 
     def admit(self, flow_id: int) -> None:
         self.admitted.append(flow_id)
+
+    def send_stop(self, flow_id: int) -> None:
+        self.stopped.append(flow_id)
 
     def break_off(self, error: Exception) -> None:
         self.broken.append(error)

@@ -324,6 +324,32 @@ def test_a_handler_that_answers_early_ends_the_generator(connect):
     assert call.sent <= source.asked
 
 
+@pytest.mark.parametrize("packets", [None, 3])
+def test_a_handler_that_closes_its_flow_ends_the_generator(connect, packets):
+    """
+    Before the result, whether the generator waits for credit or would have ended by itself.
+    """
+    closed = threading.Event()
+
+    def handler(flow, client):
+        next(flow)
+        flow.close()
+        assert closed.wait(WAIT)
+        client.message({"closed": True})
+        return "done"
+
+    def source():
+        try:
+            for n in itertools.count() if packets is None else range(packets):
+                yield {"n": n}
+        finally:
+            closed.set()
+
+    *_, message, last = connect(handler).call(source())
+    assert message == {"closed": True}
+    assert last == {"type": "success", "message": "done"}
+
+
 def test_a_source_whose_finally_raises_stops_the_call(connect):
     """
     Closing the generator after an early answer is user code: what it raises is the caller's.

@@ -503,3 +503,21 @@ def test_a_listener_that_raises_at_the_success_ends_the_conversation(connect):
             flow.end()
         with pytest.raises(LocalProtocolError):
             flow.end()
+
+
+def test_a_handler_that_closes_its_flow_takes_no_more(connect):
+    """
+    send() says so; messages and the result still come.
+    """
+
+    def handler(flow, client):
+        next(flow)
+        flow.close()
+        client.message({"closed": True})
+        return "done"
+
+    with connect(handler).open({"n": 0}) as conversation:
+        assert conversation.receive(WAIT) == {"closed": True}
+        with pytest.raises(LocalProtocolError, match="it takes no more"):
+            conversation.send({"n": 1})
+        assert conversation.end() == "done"

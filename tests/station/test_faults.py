@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from pyf.station import StationClient
+from pyf.station.testing import ChaosProxy
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
     ConnectFailed,
     ConnectionLost,
+    Limits,
     OutcomeUnknown,
     Packet,
 )
@@ -140,6 +142,60 @@ def test_a_server_killed_while_the_generator_blocks_is_lost(server):
 
     with pytest.raises(ConnectionLost):
         StationClient("127.0.0.1", port).send(source(), header={"read": True})
+
+
+SHORT = Limits(ping_interval=0.1, min_ping_interval=0.01)
+"""A dead server is known within 0.3 s."""
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_server_that_is_stopped_is_known_to_be_dead(server, read):
+    """
+    Idle behind the END, and in mid-data: the kernel of a stopped process still takes bytes.
+    """
+    finals = []
+
+    def source():
+        try:
+            while not read or not finals:
+                yield {"n": bytes(1000)}
+                if read:
+                    return
+        finally:
+            finals.append(1)
+
+    client = StationClient("127.0.0.1", port_of(server), True, limits=SHORT)
+    client.add_listener("message_received", lambda _: server.send_signal(signal.SIGSTOP))
+    with pytest.raises(ConnectionLost, match="in spite of 2 PINGs") as caught:
+        client.send(source(), header={"read": read})
+    assert isinstance(caught.value, OutcomeUnknown) is read
+    assert caught.value.option == "ping_interval"
+    assert finals == [1]
+
+
+@pytest.mark.parametrize("way", ["to_server", "to_client"])
+def test_a_network_that_falls_silent_is_known_to_be_dead(serve, way):
+    """
+    On both sides, whichever direction it is that leads nowhere.
+    """
+    endings: Queue[BaseException] = Queue()
+
+    def handler(flow, client):
+        try:
+            for packet in flow:
+                client.message(packet)
+        except BadFlowEnding as error:
+            endings.put(error)
+            raise
+
+    with ChaosProxy(serve(handler, limits=SHORT)) as proxy:
+        client = StationClient("127.0.0.1", proxy.port, limits=SHORT)
+        with client.open({"n": 0}) as conversation:
+            assert conversation.receive(WAIT) == {"n": 0}
+            getattr(proxy, way).black_hole = True
+            with pytest.raises(ConnectionLost):
+                conversation.receive(WAIT)
+        assert isinstance(endings.get(timeout=WAIT), BadFlowEnding)
 
 
 def test_a_server_killed_in_a_conversation_is_lost(server):

@@ -245,6 +245,17 @@ def test_a_closed_flow_ends_in_the_middle_of_a_batch(open_flow, batch):
     assert (seen, list(flow), flow.consumed) == ([1], [], 1)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_closed_flow_tells_the_client_once_unless_all_has_come(open_flow, carrier, whole):
+    state, flow = open_flow()
+    if whole:
+        state.end()
+    flow.close()
+    flow.close()
+    carrier.turn()
+    assert carrier.stopped == [] if whole else [state.flow_id]
+
+
 def test_a_batch_that_cannot_be_decoded_breaks_the_connection_off(open_flow, batch, carrier):
     state, flow = open_flow()
     state.receive(batch({"n": 1}))

@@ -24,7 +24,7 @@ from pyf.station.testing import (
     check_promise,
     promises,
 )
-from pyf.transport import FlowRefused, RemoteProtocolError, Role
+from pyf.transport import FlowRefused, Limits, RemoteProtocolError, Role
 from pyf.transport.events import (
     ConnectionClosed,
     FlowEnded,
@@ -591,6 +591,21 @@ def test_the_blocking_client_keeps_every_promise(connect, promise, kind, logged_
     check_promise(promise, Bench(connect, kind))
     if promise is promises.a_failing_handler_fails_the_call:
         logged_errors.claim(HandlerFailed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_blocking_client_notices_a_silent_network(serve, kind):
+    """
+    With limits as short as a test has patience for.
+    """
+    short = Limits(ping_interval=0.1, min_ping_interval=0.01)
+
+    @contextmanager
+    def connect(handler, through):
+        port = serve(handler, limits=short)
+        yield StationClient("127.0.0.1", through(port), True, limits=short)
+
+    check_promise(promises.a_silent_network_is_no_success, Bench(connect, kind, short))
 
 
 def test_all_promises_are_checked_with_all_kinds(monkeypatch):

@@ -30,6 +30,7 @@ from pyf.transport.events import (
     FlowAborted,
     FlowEnded,
     FlowOpened,
+    FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
@@ -89,6 +90,7 @@ def legal(kind: FrameType, flow: int, first: int = 0) -> bytes:
         FrameType.END: END.pack(first),
         FrameType.ABORT: encode_abort(first, "ValueError"),
         FrameType.CANCEL: b"",
+        FrameType.STOP: b"",
         FrameType.RESULT: encode_result(0, first, "success", {"value": 1}),
         FrameType.CREDIT: CREDIT.pack(0, 2000, 200_000),
         FrameType.PING: bytes(8),
@@ -353,6 +355,54 @@ def test_frames_are_cut_at_the_batch_size(connect):
     assert max(each.size for each in found if each.packets > 1) <= BATCH_BYTES
     firsts = [0, *itertools.accumulate(each.packets for each in found)]
     assert [each.first for each in found] == firsts[:-1]
+
+
+def test_a_server_that_wants_no_more_gets_no_more(connect):
+    """
+    What crosses its STOP is counted and dropped; credit goes only to the messages.
+    """
+    pair = connect(server=SMALL)
+    flow = pair.client.open_flow()
+    pair.send(CLIENT, flow, [ROW] * INITIAL_PACKETS)
+    pair.to_server()
+    pair.server.stop(flow)
+    pair.server.stop(flow)  # once is enough
+    pair.server.consume(flow, INITIAL_PACKETS, INITIAL_BYTES)
+    pair.send(SERVER, flow, [ROW])
+    stopped, told = pair.to_client()
+    assert stopped == FlowStopped(flow_id=flow)
+    assert isinstance(told, PacketsReceived)
+    pair.client.end(flow)
+    assert pair.to_server() == [FlowEnded(flow_id=flow, count=INITIAL_PACKETS)]
+    pair.server.finish(flow, 0, "success")
+    pair.to_client()
+    assert pair.client.idle
+    assert pair.server.idle
+
+
+def test_packets_that_cross_a_stop_are_counted_and_dropped(connect):
+    pair = connect()
+    flow = pair.client.open_flow()
+    pair.to_server()
+    pair.send(CLIENT, flow, [ROW, ROW])
+    pair.server.stop(flow)
+    assert pair.to_server() == []
+    pair.client.cancel(flow)
+    assert pair.to_client() == []  # for who has given up, it is no news
+    assert pair.to_server() == [FlowAbandoned(flow_id=flow)]
+
+
+def test_a_stop_that_crosses_the_end_changes_nothing(connect):
+    pair = connect()
+    flow = pair.client.open_flow()
+    pair.to_server()
+    pair.client.end(flow)
+    pair.server.stop(flow)
+    assert pair.to_client() == []
+    assert pair.to_server() == [FlowEnded(flow_id=flow, count=0)]
+    pair.server.stop(flow)
+    pair.server.stop(99)
+    assert pair.server.data_to_send() == []
 
 
 def test_credit_is_not_given_to_a_flow_that_has_been_answered(connect):
@@ -697,7 +747,7 @@ BREACHES = {
     ),
     "open after goaway": (legal(FrameType.GOAWAY, 0) + OPEN, "unexpected_frame"),
     "header that is no map": (frame(FrameType.OPEN, 1, b"\x90"), "malformed_value"),
-    "unknown frame": (frame(0x0D, 0), "unknown_frame"),
+    "unknown frame": (frame(0x0E, 0), "unknown_frame"),
     "credit for flow 0": (frame(FrameType.CREDIT, 0, bytes(24)), "unknown_flow"),
 }
 
@@ -743,7 +793,10 @@ def reach(pair: Any, role: Role, state: FlowState) -> Connection:
         return pair[role]
     client.open_flow()
     pair.to_server()
-    if state is FlowState.ENDED:
+    if state is FlowState.STOPPED:
+        server.stop(1)
+        pair.to_client()
+    elif state is FlowState.ENDED:
         client.end(1)
     elif state is FlowState.ABANDONED:
         client.cancel(1)

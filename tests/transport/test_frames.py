@@ -100,6 +100,7 @@ LENGTHS = [
     (FrameType.PING, 8, 8, ""),
     (FrameType.PONG, 8, 8, ""),
     (FrameType.GOAWAY, 5, MAX_CONTROL, ""),
+    (FrameType.STOP, 0, 0, ""),
     (0x80, 0, MAX_CONTROL, ""),
     (0xFF, 0, MAX_CONTROL, ""),
 ]
@@ -126,7 +127,7 @@ def test_a_length_is_checked_before_the_payload_has_come(kind, least, most, opti
         assert error.option == named
 
 
-@pytest.mark.parametrize("number", [0x00, 0x0D, 0x7F])
+@pytest.mark.parametrize("number", [0x00, 0x0E, 0x7F])
 def test_an_unknown_frame_that_may_not_be_skipped_is_refused(number):
     reader = parser()
     reader.receive_data(HEADER.pack(0, number, 1))

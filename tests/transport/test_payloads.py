@@ -87,15 +87,15 @@ def test_a_hello_that_cannot_be_is_refused(payload, code):
 
 @pytest.mark.parametrize("header", [None, {}, {"a": 1}])
 @pytest.mark.parametrize("timeout", [None, 0, 1.5, 3])
-@pytest.mark.parametrize("waits", [True, False])
-def test_open_comes_back(header, timeout, waits):
-    found = payloads.decode_open(payloads.encode_open(header, timeout, waits))
-    assert found == (header, timeout, waits)
+@pytest.mark.parametrize(("waits", "length"), [(True, None), (False, 0), (True, 2**64 - 1)])
+def test_open_comes_back(header, timeout, waits, length):
+    found = payloads.decode_open(payloads.encode_open(header, timeout, waits, length))
+    assert found == (header, timeout, waits, length)
     assert header is None or type(found.header) is Packet
 
 
 def test_an_open_may_leave_out_everything():
-    assert payloads.decode_open(b"\x80") == (None, None, True)
+    assert payloads.decode_open(b"\x80") == (None, None, True, None)
 
 
 @pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf, -math.inf])
@@ -107,7 +107,22 @@ def test_a_timeout_is_a_duration(timeout):
     assert caught.value.code == "malformed_value"
 
 
-@pytest.mark.parametrize("fields", [{"header": []}, {"timeout": 5}, {"waits": 1}, {"header": "x"}])
+@pytest.mark.parametrize("length", [-1, 2**64])
+def test_a_length_is_what_a_flow_can_have(length):
+    with pytest.raises(ValueError, match="a length of"):
+        payloads.encode_open(None, None, waits=True, length_hint=length)
+    with pytest.raises(RemoteProtocolError, match="a length that") as caught:
+        payloads.decode_open(encode_packet({"length_hint": length}))
+    assert caught.value.code == "malformed_value"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"header": []}, {"timeout": 5}, {"waits": 1}, {"header": "x"}),
+        *({"length_hint": 1.0}, {"length_hint": True}),
+    ],
+)
 def test_an_open_with_fields_of_other_types_is_refused(fields):
     (name,) = fields
     with pytest.raises(RemoteProtocolError, match=f"the field '{name}' may not be a") as caught:

@@ -129,6 +129,7 @@ PAYLOADS: dict[FrameType, Callable[[dict[str, Any]], bytes]] = {
     FrameType.END: lambda says: END.pack(says["count"]),
     FrameType.ABORT: lambda says: payloads.encode_abort(**says),
     FrameType.CANCEL: lambda says: b"",
+    FrameType.STOP: lambda says: b"",
     FrameType.RESULT: result_of,
     FrameType.CREDIT: lambda says: CREDIT.pack(*says.values()),
     FrameType.PING: lambda says: bytes.fromhex(says["token"]),
@@ -162,6 +163,7 @@ SAYINGS: dict[FrameType, Callable[[bytes], dict[str, Any]]] = {
     FrameType.END: lambda payload: {"count": END.unpack(payload)[0]},
     FrameType.ABORT: lambda payload: named(payloads.decode_abort(payload), "count error_class"),
     FrameType.CANCEL: lambda payload: {},
+    FrameType.STOP: lambda payload: {},
     FrameType.RESULT: say_result,
     FrameType.CREDIT: lambda payload: named(CREDIT.unpack(payload), "consumed packets bytes"),
     FrameType.PING: lambda payload: {"token": payload.hex()},
@@ -232,6 +234,12 @@ MOVES: dict[str, list[Callable[[Connection], object]]] = {
         lambda server: server.go_away("draining", "bye"),
         lambda client: client.cancel(1),
         lambda server: server.finish(1, 0, "cancelled", code="cancelled"),
+    ],
+    "the handler wants no more": [
+        lambda client: (client.open_flow(), send(client, ROW)),
+        lambda server: server.stop(1),
+        lambda client: (send(client, ROW), client.end(1)),
+        lambda server: server.finish(1, 1, "success", value="enough"),
     ],
     "a recorded flow": [
         lambda client: (client.open_flow(), send(client, ROW, ROW), client.end(1)),

@@ -202,6 +202,7 @@ TYPES = {
     "PING": 0x0A,
     "PONG": 0x0B,
     "GOAWAY": 0x0C,
+    "STOP": 0x0D,
 }
 
 
@@ -224,8 +225,10 @@ def hello(magic: bytes = b"PyF!", least: int = 1, most: int = 1, **changes: Any)
     return frame("HELLO", 0, magic + bytes([least, most]) + pack(record(**fields)))
 
 
-def opening(flow: int, header: Any = None, timeout: Any = None, waits: Any = True) -> bytes:
-    return frame("OPEN", flow, pack(record(header=header, timeout=timeout, waits=waits)))
+def opening(
+    flow: int, header: Any = None, timeout: Any = None, waits: Any = True, **more: Any
+) -> bytes:
+    return frame("OPEN", flow, pack(record(header=header, timeout=timeout, waits=waits, **more)))
 
 
 def batch(kind: str, flow: int, first: int, *packets: Any) -> bytes:
@@ -267,15 +270,27 @@ def frames() -> list[dict[str, Any]]:
         (
             "OPEN",
             1,
-            {"header": HEADER, "timeout": five, "waits": False},
+            {"header": HEADER, "timeout": five, "waits": False, "length_hint": None},
             opening(1, HEADER, five, waits=False),
         ),
-        ("OPEN", 2**32 - 1, {"header": None, "timeout": None, "waits": True}, opening(2**32 - 1)),
+        (
+            "OPEN",
+            2**32 - 1,
+            {"header": None, "timeout": None, "waits": True, "length_hint": None},
+            opening(2**32 - 1),
+        ),
+        (
+            "OPEN",
+            2,
+            {"header": None, "timeout": None, "waits": True, "length_hint": number(10000)},
+            opening(2, length_hint=number(10000)),
+        ),
         ("DATA", 1, {"first": 0, "packets": [ROW, HEADER]}, batch("DATA", 1, 0, ROW, HEADER)),
         ("MESSAGE", 1, {"first": 2**40, "packets": [ROW]}, batch("MESSAGE", 1, 2**40, ROW)),
         ("END", 1, {"count": 2**40}, end(1, 2**40)),
         ("ABORT", 1, {"count": 3, "error_class": "ValueError"}, abort(1, 3, "ValueError")),
         ("CANCEL", 1, {}, frame("CANCEL", 1)),
+        ("STOP", 1, {}, frame("STOP", 1)),
         (
             "RESULT",
             1,
@@ -334,12 +349,19 @@ def conversations() -> list[dict[str, Any]]:
         ("client", frame("CANCEL", 1)),
         ("server", result(1, 0, 0, status="cancelled", code="cancelled")),
     ]
+    stopped = [
+        ("client", hello() + opening(1) + batch("DATA", 1, 0, ROW)),
+        ("server", hello() + frame("STOP", 1)),
+        ("client", batch("DATA", 1, 1, ROW) + end(1, 2)),
+        ("server", result(1, 1, 0, status="success", value="enough")),
+    ]
     recorded = [("client", hello() + opening(1) + batch("DATA", 1, 0, ROW, ROW) + end(1, 2))]
     made = {
         "one call": whole,
         "an answer before the end": early,
         "the client fails": failed,
         "the server drains": draining,
+        "the handler wants no more": stopped,
         "a recorded flow": recorded,
     }
     return [
@@ -374,7 +396,7 @@ def breaches() -> list[dict[str, Any]]:
         "hello twice": (hello() * 2, "unexpected_frame"),
         "hello after goaway": (goaway(0, "draining", "") + hello(), "unexpected_frame"),
         "open after goaway": (hello() + goaway(0, "draining", "") + opening(1), "unexpected_frame"),
-        "an unknown frame": (hello() + frame(0x0D, 0), "unknown_frame"),
+        "an unknown frame": (hello() + frame(0x0E, 0), "unknown_frame"),
         "frame type 0": (hello() + frame(0x00, 0), "unknown_frame"),
         "101 optional frames": (hello() + frame(0x80, 0) * 101, "flood"),
         "a ping of 7 bytes": (hello() + frame("PING", 0, bytes(7)), "frame_length"),
@@ -396,6 +418,18 @@ def breaches() -> list[dict[str, Any]]:
             hello() + opening(1, None, {"float": "7ff8000000000000"}),
             "malformed_value",
         ),
+        "a length that is negative": (
+            hello() + opening(1, length_hint=number(-1)),
+            "malformed_value",
+        ),
+        "a length beyond 64 bits": (
+            hello() + opening(1, length_hint=number(2**64)),
+            "malformed_value",
+        ),
+        "a length that is a float": (
+            hello() + opening(1, length_hint={"float": "4014000000000000"}),
+            "malformed_value",
+        ),
         "an opening with an unknown extension": (
             hello() + frame("OPEN", 1, b"\x81\xa6header\x81\xa1a" + extension(8, b"x")),
             "malformed_value",
@@ -406,6 +440,7 @@ def breaches() -> list[dict[str, Any]]:
             start + result(1, 0, 0, status="success", value=None),
             "unexpected_frame",
         ),
+        "a stop from a client": (start + frame("STOP", 1), "unexpected_frame"),
         "a packet left out": (start + batch("DATA", 1, 1, ROW), "sequence"),
         "a packet repeated": (start + batch("DATA", 1, 0, ROW) * 2, "sequence"),
         "data after the end": (start + end(1, 0) + batch("DATA", 1, 0, ROW), "unexpected_frame"),
@@ -485,6 +520,8 @@ def breaches() -> list[dict[str, Any]]:
             "unknown_flow",
         ),
         "a result twice": (hello() + done * 2, "unexpected_frame"),
+        "a stop twice": (hello() + frame("STOP", 1) * 2, "unexpected_frame"),
+        "a stop after the result": (hello() + done + frame("STOP", 1), "unexpected_frame"),
         "a message after the result": (
             hello() + done + batch("MESSAGE", 1, 0, ROW),
             "unexpected_frame",

@@ -46,6 +46,7 @@ LENGTHS = {
     "END": (7, 9),
     "ABORT": (8, 65537),
     "CANCEL": (None, 1),
+    "STOP": (None, 1),
     "MESSAGE": (13, 65536 + 14),
     "RESULT": (16, 65536 + 17),
     "CREDIT": (23, 25),
@@ -66,7 +67,7 @@ BY = {
         "PONG",
         "GOAWAY",
     ),
-    "client": ("HELLO", "MESSAGE", "RESULT", "CREDIT", "PING", "PONG", "GOAWAY"),
+    "client": ("HELLO", "MESSAGE", "STOP", "RESULT", "CREDIT", "PING", "PONG", "GOAWAY"),
 }
 EMPTY = {
     kind: frame(kind, 1, bytes(lengths[0] + 1 if lengths[0] is not None else 0))
@@ -131,7 +132,7 @@ def wrong_types(to: str) -> dict[str, tuple[str, bytes, str]]:
     start = hello() if to == "client" else hello() + opening(1)
     found = {
         f"frame type {number:#04x}": ("2.3", start + frame(number, 0), "unknown_frame")
-        for number in (0x00, 0x0D, 0x20, 0x47, 0x7F)
+        for number in (0x00, 0x0E, 0x20, 0x47, 0x7F)
     }
     for kind in TYPES:
         if kind not in BY[to]:
@@ -220,7 +221,7 @@ def wrong_flows(to: str) -> dict[str, tuple[str, bytes, str]]:
             "a credit for packets never sent": ("6.3", hello() + credit(1, 1, 9999, 9**9), "count"),
             "a message on flow 0": ("5.1", hello() + batch("MESSAGE", 0, 0, ROW), "unknown_flow"),
             "a credit for a flow never opened": (
-                "5.9",
+                "5.10",
                 hello() + credit(2, 0, 9999, 9**9),
                 "unknown_flow",
             ),
@@ -253,12 +254,12 @@ def wrong_flows(to: str) -> dict[str, tuple[str, bytes, str]]:
         "a batch of lists": ("5.3", start + batch("DATA", 1, 0, {"list": []}), "malformed_batch"),
         "a batch of nil": ("5.3", start + batch("DATA", 1, 0, None), "malformed_batch"),
         "a flow opened twice": ("5.1", start + end(1, 0) + opening(1), "flow_number"),
-        "an end twice": ("5.8", start + end(1, 0) * 2, "unexpected_frame"),
-        "an abort after the end": ("5.8", start + end(1, 0) + abort(1, 0, "E"), "unexpected_frame"),
+        "an end twice": ("5.9", start + end(1, 0) * 2, "unexpected_frame"),
+        "an abort after the end": ("5.9", start + end(1, 0) + abort(1, 0, "E"), "unexpected_frame"),
         "an end of flow 0": ("5.1", start + end(0, 0), "unknown_flow"),
-        "a cancel of a flow never opened": ("5.9", start + frame("CANCEL", 2), "unknown_flow"),
+        "a cancel of a flow never opened": ("5.10", start + frame("CANCEL", 2), "unknown_flow"),
         "a credit for a flow never opened": (
-            "5.9",
+            "5.10",
             start + credit(2, 0, 9999, 9**9),
             "unknown_flow",
         ),

@@ -1,0 +1,18 @@
+"""The command line, ``pyf-station``. Needs the extra ``pyf.station[cli]``."""
+
+from __future__ import annotations
+
+import sys
+
+INSTALL = "pyf-station: this needs the extra 'cli': python -m pip install 'pyf.station[cli]'"
+
+
+def main() -> None:
+    """Run the command line; does not return."""
+    try:
+        import click  # noqa: F401 - is it there?
+    except ImportError:
+        sys.exit(INSTALL)
+    from pyf.station.cli.app import cli
+
+    cli(prog_name="pyf-station")

@@ -1,0 +1,236 @@
+"""Commands that listen: serve, receive-file, and record as a tap."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyf.station.cli import common, running, source
+from pyf.station.cli.sending import record_input
+from pyf.station.cli.supervisor import Supervisor
+from pyf.station.files import Receiver
+from pyf.station.handlers import Handler
+from pyf.station.server import MAX_CLIENTS, STOP_GRACE, FlowServer
+from pyf.station.service import DEFAULT_ENDPOINT, HandlerNotFound, load_handler
+
+SHARED = ("tcp", "tcp6", "systemd")
+"""Endpoints whose socket can be shared by workers."""
+
+
+def handler_of(name: str) -> Handler:
+    """Return what ``module:name`` names; raises click's errors."""
+    try:
+        return load_handler(name)
+    except HandlerNotFound as error:
+        raise click.BadParameter(str(error), param_hint="HANDLER") from error
+    except Exception as error:
+        raise _broken(name.partition(":")[0], error) from error
+
+
+def _broken(module: str, error: Exception) -> common.Failure:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    filename, line = last.filename, last.lineno
+    if isinstance(error, SyntaxError):
+        filename, line = error.filename or filename, error.lineno
+    text = f"{filename}:{line}: {type(error).__name__}: {error}"
+    return common.Failure(f"cannot import {module}: {text}")
+
+
+@click.command()
+@click.argument("handler", metavar="MODULE:HANDLER")
+@running.endpoint_option
+@click.option("--reload", is_flag=True, help="Start anew when a Python file here changes.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the endpoints.",
+)
+@click.option("--max-handlers", type=click.IntRange(min=1), help="Handlers running at once.")
+@click.option(
+    "--max-clients",
+    type=click.IntRange(min=1),
+    default=MAX_CLIENTS,
+    show_default=True,
+    help="Connections at once.",
+)
+@click.option(
+    "--expose-errors",
+    is_flag=True,
+    help="Clients get the text and traceback of a handler's failure.",
+)
+@common.limit_option
+@click.option("--log-format", type=click.Choice([*running.LOGS]), default="text")
+@click.option("--reactor", type=click.Choice(["default", "asyncio"]), default="default")
+@click.option("--adopt", "descriptors", type=int, multiple=True, hidden=True)
+@click.option("--leash", type=int, hidden=True)
+@click.pass_context
+def serve(ctx: click.Context, /, **options: Any) -> None:
+    """Serve flows with a handler: HANDLER of MODULE, which is found from the current folder.
+
+    SIGTERM and Ctrl-C drain: no new flow begins, and open ones have Limits.drain_grace to end. A
+    second Ctrl-C breaks them off.
+
+    \b
+    Examples:
+      pyf-station serve handlers:import_rows --endpoint tcp:8000:interface=127.0.0.1
+      pyf-station serve handlers:import_rows --endpoint tcp:8000 --workers 4
+      pyf-station serve handlers:Import.rows --reload --limit drain_grace=1
+    """
+    supervised = options["workers"] > 1 or options["reload"]
+    ctx.exit(_supervise(options) if supervised else _serve(options))
+
+
+def _serve(options: dict[str, Any]) -> int:
+    reactor = running.the_reactor(options["reactor"])
+    handler = handler_of(options["handler"])
+    try:
+        server = FlowServer(
+            handler,
+            max_handlers=options["max_handlers"],
+            max_clients=options["max_clients"],
+            expose_errors=options["expose_errors"],
+            limits=common.limits_of(options["bounds"]),
+            reactor=reactor,
+        )
+    except TypeError as error:
+        raise click.BadParameter(str(error), param_hint="HANDLER") from error
+    running.begin_logging(options["log_format"])
+    for descriptor in options["descriptors"]:
+        running.adopt(reactor, server, descriptor)
+    if not options["descriptors"]:
+        for endpoint in options["endpoints"] or (DEFAULT_ENDPOINT,):
+            port = running.listen(reactor, server, endpoint)
+            common.say(f"{options['handler']} serves on {running.where(port)}")
+    return running.run(reactor, server.stop, options["leash"])
+
+
+def _supervise(options: dict[str, Any]) -> int:
+    from twisted.internet import reactor  # never run: it knows how to listen, and its workers serve
+
+    if options["reload"] and importlib.util.find_spec("watchfiles") is None:
+        raise common.Failure("--reload needs watchfiles: python -m pip install 'pyf.station[cli]'")
+    ports = []
+    for endpoint in options["endpoints"] or (DEFAULT_ENDPOINT,):
+        if endpoint.partition(":")[0] not in SHARED:
+            text = f"{endpoint!r} cannot be shared by workers; {', '.join(SHARED)} can"
+            raise click.BadParameter(text, param_hint="--endpoint")
+        ports.append(running.listen(reactor, FlowServer(_nobody), endpoint))
+        common.say(f"{options['handler']} serves on {running.where(ports[-1])}")
+    grace = common.limits_of(options["bounds"]).drain_grace + 2 * STOP_GRACE
+    descriptors = [port.fileno() for port in ports]
+    supervisor = Supervisor(_command(options, descriptors), options["workers"], descriptors, grace)
+    return supervisor.run(Path.cwd() if options["reload"] else None)
+
+
+def _nobody(flow: Any, client: Any) -> None:
+    """Handle nothing: the supervisor accepts no connection."""
+
+
+def _command(options: dict[str, Any], descriptors: list[int]) -> list[str]:
+    command = [sys.executable, "-m", "pyf.station", "serve", options["handler"]]
+    for name in ("max_handlers", "max_clients", "log_format", "reactor"):
+        if options[name] is not None:
+            command += [f"--{name.replace('_', '-')}", str(options[name])]
+    command += ["--expose-errors"] * options["expose_errors"]
+    for name, bound in options["bounds"]:
+        command += ["--limit", f"{name}={bound}"]
+    for descriptor in descriptors:
+        command += ["--adopt", str(descriptor)]
+    return command
+
+
+@click.command("receive-file")
+@click.argument("folder", default=".", type=click.Path(exists=True, file_okay=False, writable=True))
+@running.endpoint_option
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
+@click.option("--once", is_flag=True, help="End after the first file that has come whole.")
+@common.limit_option
+@click.pass_context
+def receive_file(
+    ctx: click.Context,
+    folder: str,
+    endpoints: tuple[str, ...],
+    overwrite: bool,
+    once: bool,
+    bounds: tuple[tuple[str, float], ...],
+) -> None:
+    """Take files that pyf-station send-file sends, into FOLDER (the current one if not given).
+
+    A file has its name only once all of it has come: a transfer that was cut leaves nothing. The
+    path of each is a line on stdout.
+
+    \b
+    Example:
+      pyf-station receive-file incoming --endpoint tcp:8000 --once
+    """
+    reactor = running.the_reactor()
+    receiver = Receiver(folder, overwrite=overwrite)
+
+    def handler(flow: Any, client: Any) -> Any:
+        done = receiver(flow, client)
+        click.echo(done["path"])
+        if once:
+            reactor.callFromThread(reactor.stop)
+        return done
+
+    server = FlowServer(
+        handler, limits=common.limits_of(bounds), expose_errors=True, reactor=reactor
+    )
+    running.begin_logging()
+    for endpoint in endpoints or (DEFAULT_ENDPOINT,):
+        common.say(f"receiving on {running.where(running.listen(reactor, server, endpoint))}")
+    ctx.exit(running.run(reactor, server.stop))
+
+
+@click.command()
+@click.argument("target", metavar="FILE", type=click.Path(allow_dash=True))
+@click.argument(
+    "path", default="-", metavar="[INPUT]", type=click.Path(exists=True, allow_dash=True)
+)
+@common.header_option
+@source.format_option
+@click.option("--listen", "endpoint", metavar="ENDPOINT", help="Tap: where clients connect to.")
+@click.option("--to", "address", type=common.Address(), help="Tap: the server that they mean.")
+@click.pass_context
+def record(
+    ctx: click.Context,
+    target: str,
+    path: str,
+    header: tuple[tuple[str, Any], ...],
+    form: str,
+    endpoint: str | None,
+    address: tuple[str, int] | None,
+) -> None:
+    """Keep a flow in FILE: packets from INPUT (stdin if not given), the header first.
+
+    With --listen and --to it is a tap on a running server: clients connect to it instead, what they
+    send goes on to the server, and FILE is a folder that gets each flow as a file. A flow that was
+    cut stays a .part, and reads as cut.
+
+    \b
+    Examples:
+      pyf-station record night.flow rows.csv -H table=prices
+      pyf-station record flows --listen tcp:9000 --to localhost:8000
+      pyf-station replay flows/000001.flow localhost:8000
+    """
+    if (endpoint is None) != (address is None):
+        raise click.UsageError("a tap needs both, --listen and --to")
+    if endpoint is None or address is None:
+        record_input(target, path, header, form)
+        return
+    from pyf.station.cli.tap import Tap
+
+    Path(target).mkdir(parents=True, exist_ok=True)
+    reactor = running.the_reactor()
+    running.begin_logging()
+    tap = Tap(Path(target), address, reactor)
+    common.say(f"recording on {running.where(running.listen(reactor, tap, endpoint))}")
+    ctx.exit(running.run(reactor, reactor.crash))

@@ -1,0 +1,160 @@
+"""Packets from a file or a pipe: lines of JSON, CSV, or a recorded flow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, Any, Final
+
+import click
+
+from pyf.station import ndjson
+from pyf.station.cli.common import InputError
+from pyf.transport import Packet, StationError, decode_packet_flow
+from pyf.transport.frames import HEADER, MAGIC
+
+_MAGIC_AT: Final = HEADER.size
+_SUFFIXES: Final = {".csv": "csv", ".flow": "flow"}
+
+
+class Counted:
+    """A binary file that counts what was read of it, for a line of progress."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        # What is a file in memory knows no peek().
+        self._file: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
+        self.name: str = name
+        self.done: int = 0
+        """Bytes read so far."""
+        self.size: int | None = _size(file)
+        """Bytes of a regular file; None for anything else."""
+
+    def read(self, size: int) -> bytes:
+        """Return what is there, *size* bytes at the most."""
+        data: bytes = self._file.read1(size)
+        self.done += len(data)
+        return data
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._file:
+            self.done += len(line)
+            yield line
+
+    def begins_as_flow(self) -> bool:
+        """Whether the recording of a flow begins here. Waits for a first byte."""
+        head: bytes = self._file.peek(_MAGIC_AT + len(MAGIC))
+        return head[_MAGIC_AT : _MAGIC_AT + len(MAGIC)] == MAGIC
+
+
+class Source(Iterator[Packet]):
+    """The packets of a file, and how far it is."""
+
+    def __init__(self, packets: Iterator[Packet], file: Counted) -> None:
+        self._packets = packets
+        self._file = file
+        self.waiting: bool = False
+        """Whether a packet is waited for right now."""
+        self.cancel: Callable[[], object] = bool
+        """Called at Ctrl-C, before it is raised: for a server it is no failure of the source's."""
+        self.ended: bool = False
+        """Whether all of it has been read."""
+
+    def __next__(self) -> Packet:
+        self.waiting = True
+        try:
+            return next(self._packets)
+        except StopIteration:
+            self.ended = True
+            raise
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        except StationError as error:
+            raise InputError(f"{self._file.name}: {error}") from error
+        finally:
+            self.waiting = False
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of the file has been read, 0 to 1; None if nobody knows."""
+        return min(1.0, self._file.done / self._file.size) if self._file.size else None
+
+
+def _size(file: IO[bytes]) -> int | None:
+    try:
+        status = os.fstat(file.fileno())
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _check_row(row: dict[Any, Any]) -> None:
+    if None in row or None in row.values():
+        raise ValueError("it has another number of fields than the first line names")
+
+
+def _read_csv(file: Counted) -> Iterator[Packet]:
+    rows = csv.DictReader((line.decode("utf-8-sig") for line in file), strict=True)
+    try:
+        for row in rows:
+            _check_row(row)
+            yield Packet(row)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{file.name}:{rows.line_num}: {error}") from None
+
+
+FORMATS: Final[dict[str, Callable[[Counted], Iterator[Packet]]]] = {
+    "ndjson": lambda file: ndjson.read(file, file.name),
+    "csv": _read_csv,
+    "flow": decode_packet_flow,
+}
+
+
+@contextmanager
+def reading(path: str, form: str) -> Generator[Source]:
+    """Open the file at *path*, ``-`` for stdin, and give its packets.
+
+    The form is a key of FORMATS, or "auto".
+    """
+    with click.open_file(path, "rb") as opened:
+        file = Counted(opened, "stdin" if path == "-" else path)
+        yield Source(_Late(partial(_packets, file, path, form)), file)
+
+
+class _Late(Iterator[Packet]):
+    """An iterator that is made when it is first asked: making this one may wait for input."""
+
+    def __init__(self, make: Callable[[], Iterator[Packet]]) -> None:
+        self._make = make
+        self._made: Iterator[Packet] | None = None
+
+    def __next__(self) -> Packet:
+        if self._made is None:
+            self._made = self._make()
+        return next(self._made)
+
+
+def _packets(file: Counted, path: str, form: str) -> Iterator[Packet]:
+    if form == "auto":
+        form = _SUFFIXES.get(os.path.splitext(path)[1].lower(), "")  # noqa: PTH122 - "-" is no path
+        form = form or ("flow" if file.begins_as_flow() else "ndjson")
+    return iter(FORMATS[form](file))
+
+
+format_option = click.option(
+    *("-f", "--format", "form"),
+    type=click.Choice(["auto", *FORMATS]),
+    default="auto",
+    show_default=True,
+    help="What comes in. auto: by the ending of the name (.csv, .flow), or the first bytes.",
+)
+input_argument = click.argument(
+    "path", default="-", metavar="[FILE]", type=click.Path(exists=True, allow_dash=True)
+)

@@ -1,0 +1,145 @@
+"""A server as a Twisted service, also for ``twist pyf-station``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import reduce
+from typing import Any, Final
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import MultiService, Service
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
+from twisted.python import usage
+
+from pyf.station.handlers import Handler
+from pyf.station.server import FlowServer
+from pyf.transport import Limits
+
+DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
+"""Where a server listens that was not told: on this machine alone."""
+
+_from_string: Final[Any] = endpoints.serverFromString
+_Options: Final[Any] = usage.Options
+_Service: Final[Any] = Service
+_Services: Final[Any] = MultiService
+_EndpointService: Final[Any] = StreamServerEndpointService
+
+
+class HandlerNotFound(LookupError):
+    """There is no such handler; its text says what is missing."""
+
+
+def load_handler(name: str) -> Handler:
+    """Return what ``module:name`` names; modules are found from the current folder, too.
+
+    Raises HandlerNotFound, and whatever importing the module raises.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise HandlerNotFound(f"{name!r} is not MODULE:NAME")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds texts
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # The module is there, and imports another one that is not.
+        text = f"there is no module {module!r}, from {here} or installed"
+        raise HandlerNotFound(text) from error
+    try:
+        handler: Handler = reduce(getattr, attribute.split("."), found)
+    except AttributeError as error:
+        raise HandlerNotFound(f"{module} has no {attribute!r}") from error
+    return handler
+
+
+class _Listening(_EndpointService):
+    def stopService(self) -> Any:  # noqa: N802 - Twisted's name
+        """Close the port, unless the server has, as it drains: one that is asked twice fails."""
+        _Service.stopService(self)
+        self._waitingForPort.cancel()
+        return self._waitingForPort.addCallback(_close)
+
+
+def _close(port: Any) -> Any:
+    return None if port is None or getattr(port, "disconnecting", False) else port.stopListening()
+
+
+class StationService(_Services):
+    """Serves flows with *server*, on the given *endpoints*, for as long as the service runs.
+
+    Endpoints are strings or Twisted's objects. Stopping it drains: what stopService returns fires
+    once the open flows have ended, after ``limits.drain_grace`` and a moment at the latest.
+    """
+
+    def __init__(self, server: FlowServer, *where: Any) -> None:
+        super().__init__()
+        self.server: FlowServer = server
+        for each in where:
+            endpoint = _from_string(server.reactor, each) if isinstance(each, str) else each
+            listening = _Listening(endpoint, server)
+            # A port that is taken is an error at the start, and not one in a log.
+            listening._raiseSynchronously = True  # noqa: SLF001 - as strports.service() does
+            listening.setServiceParent(self)
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        """Close the ports, and drain."""
+        stopped: Deferred[Any] = super().stopService()
+        drained = self.server.drain()
+        return drained.addCallback(lambda _: stopped).addCallback(lambda _: None)
+
+
+class Options(_Options):
+    """What ``twist pyf-station`` takes."""
+
+    synopsis = "[options] --handler MODULE:NAME"
+    longdesc = (
+        "Serves flows of packets over TCP. Example: "
+        "twist pyf-station --endpoint tcp:8000 --handler mymodule:handler"
+    )
+    optFlags = (  # noqa: N815 - Twisted's name
+        ["expose-errors", None, "Clients get the text and traceback of a handler's failure."],
+    )
+    optParameters = (  # noqa: N815 - Twisted's name
+        ["handler", "h", None, "MODULE:NAME, found from the current folder."],
+        ["max-handlers", None, None, "Handlers running at once.", int],
+        ["max-clients", None, None, "Connections at once.", int],
+        ["drain-grace", None, None, "Seconds that open flows have once it stops.", float],
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["endpoints"] = []
+
+    def opt_endpoint(self, endpoint: str) -> None:
+        """Where to listen, as an endpoint string; may be repeated."""
+        self["endpoints"].append(endpoint)
+
+    opt_e = opt_endpoint
+
+    def postOptions(self) -> None:  # noqa: N802 - Twisted's name
+        """Check what belongs together. Raises UsageError."""
+        if not self["handler"]:
+            raise usage.UsageError("--handler MODULE:NAME is needed")
+
+
+def makeService(options: Any) -> StationService:  # noqa: N802 - Twisted's name
+    """Return the service that *options* describe. Raises UsageError for what cannot be served."""
+    from twisted.internet import reactor  # twist has installed the one that was asked for
+
+    given = {name: options[name.replace("_", "-")] for name in ("max_handlers", "max_clients")}
+    grace = options["drain-grace"]
+    try:
+        server = FlowServer(
+            load_handler(options["handler"]),
+            **{name: value for name, value in given.items() if value is not None},
+            expose_errors=bool(options["expose-errors"]),
+            limits=Limits() if grace is None else Limits(drain_grace=grace),
+            reactor=reactor,
+        )
+        return StationService(server, *(options["endpoints"] or [DEFAULT_ENDPOINT]))
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        raise usage.UsageError(str(error)) from error

@@ -1,0 +1,147 @@
+"""A port that cannot accept waits, says so once a second, and goes on once it can."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import Logger, LogLevel, globalLogPublisher
+
+from pyf.station.scarcity import PAUSE, mind
+
+SHORTAGE = {
+    "log_level": LogLevel.info,
+    "log_format": "Could not accept new connection ({acceptError})",
+    "acceptError": "EMFILE",
+}
+
+
+class Port:
+    """
+    A port that is asked to read or not.
+    """
+
+    def __init__(self) -> None:
+        self.other: list[Any] = []
+        observer: Any = self.other.append
+        self._logger: Any = Logger("port", observer=observer)
+        self.reading = True
+        self.connected = True
+
+    def getHost(self) -> str:  # noqa: N802 - Twisted's name
+        return "the port"
+
+    def stopReading(self) -> None:  # noqa: N802 - Twisted's name
+        self.reading = False
+
+    def startReading(self) -> None:  # noqa: N802 - Twisted's name
+        self.reading = True
+
+
+@pytest.fixture
+def said():
+    """
+    What is said of the port.
+    """
+    events = []
+
+    def observe(event):
+        if event["log_namespace"] == "pyf.station.scarcity":
+            events.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(observe)  # pyright: ignore[reportArgumentType]
+    yield events
+    globalLogPublisher.removeObserver(observe)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_port_that_cannot_accept_waits_and_says_so_once_a_second(said):
+    port, clock = Port(), Clock()
+    mind(port, clock, clock.seconds)
+    for _ in range(4):
+        for _ in range(10):
+            port._logger.observer(dict(SHORTAGE))
+        assert not port.reading
+        clock.advance(PAUSE)
+        assert port.reading
+    assert said == ["the port waits: the system has no room for another client"] * 2
+    assert not clock.getDelayedCalls()
+
+
+def test_a_port_that_was_closed_meanwhile_is_left_alone(said):
+    port, clock = Port(), Clock()
+    mind(port, clock, clock.seconds)
+    port._logger.observer(dict(SHORTAGE))
+    port.connected = False
+    clock.advance(PAUSE)
+    assert not port.reading
+
+
+def test_what_else_a_port_logs_is_passed_on(said):
+    port, clock = Port(), Clock()
+    mind(port, clock, clock.seconds)
+    mind(port, clock, clock.seconds)  # once is enough
+    port._logger.info("starting")
+    assert [event["log_format"] for event in port.other] == ["starting"]
+    assert said == []
+
+
+def test_what_is_no_port_is_left_alone():
+    mind(None, None, float)
+    mind(SimpleNamespace(), None, float)
+
+
+PROCESS = """
+    import os, resource, socket, threading
+    from twisted.internet import reactor
+    from twisted.logger import globalLogPublisher
+    from pyf.station import FlowServer, StationClient
+
+    lines = []
+    globalLogPublisher.addObserver(lines.append)
+
+    def echo(flow, client):
+        for packet in flow:
+            client.message(packet)
+
+    def check():
+        client = StationClient("127.0.0.1", port.getHost().port, True)
+        with client.open({"n": 0}) as conversation:
+            conversation.receive(10)
+            spare = [socket.socket() for _ in range(30)]
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+            before = len(lines)
+            for each in spare:
+                each.setblocking(False)
+                each.connect_ex(("127.0.0.1", client.port))
+            for n in range(200):
+                conversation.send({"n": n})
+                assert conversation.receive(10) == {"n": n}
+            assert 1 <= len(lines) - before <= 2, lines[before:]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+            assert list(client.call([{"n": 1}]))[-1]["type"] == "success"
+        print("fine", flush=True)
+        reactor.callFromThread(reactor.stop)
+
+    port = reactor.listenTCP(0, FlowServer(echo), interface="127.0.0.1")
+    reactor.callWhenRunning(lambda: threading.Thread(target=check, daemon=True).start())
+    reactor.callLater(30, reactor.stop)
+    reactor.run()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors")  # noqa: PTH110
+def test_flows_go_on_while_the_system_has_no_descriptor_for_another():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROCESS)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout == "fine\n", done.stderr
