@@ -232,7 +232,7 @@ class TlsWire(Wire):
         except ssl.SSLZeroReturnError:
             self.ending = "the server closed the connection"
         except ssl.SSLEOFError:
-            self.ending = "the TLS stream was cut"
+            self.ending = f"the TLS stream was cut: {self.ending}"
         except ssl.SSLError as error:
             self.ending = _reason(error)
         else:
