@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyf.transport import (
+    AuthenticationFailed,
     BadFlowEnding,
     ClientError,
     ConnectFailed,
@@ -36,6 +37,7 @@ from pyf.transport import (
 )
 
 if TYPE_CHECKING:
+    from pyf.station.auth import shared_secrets
     from pyf.station.client import Call, StationClient
     from pyf.station.conversation import Conversation
     from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncFlow",
+    "AuthenticationFailed",
     "BadFlowEnding",
     "Call",
     "Client",
@@ -75,6 +78,7 @@ __all__ = [
     "StationError",
     "Store",
     "UnsupportedValue",
+    "shared_secrets",
 ]
 
 # Imported when they are asked for: who ships flows with asyncio needs no Twisted.
@@ -91,6 +95,7 @@ _HOMES = {
     "SQLiteStore": "store",
     "StationClient": "client",
     "Store": "store",
+    "shared_secrets": "auth",
 }
 
 

@@ -8,14 +8,17 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from pyf.station.auth import refuse
 from pyf.station.scarcity import mind
 from pyf.station.session import Session
 from pyf.station.sessions import Place
+from pyf.station.tls import failure_text, peer_certificate
 from pyf.station.watch import Alarm, Watch, innermost
 from pyf.transport import (
     BadFlowEnding,
@@ -42,12 +45,16 @@ from pyf.transport.events import (
     ResultAcknowledged,
     ResumeRequested,
 )
-from pyf.transport.limits import MAX_REPLIES, MAX_TEXT
+from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 from pyf.transport.patience import Overdue
+
+LOGGED: Final = 400
+"""Characters of what a client sent that a line in the log has, at most, of each thing."""
 
 _log: Final = Logger()
 
 
+@implementer(IHandshakeListener)
 class StationProtocol(Protocol):
     """One connection at the server. The only thing it writes is what its machine says."""
 
@@ -55,6 +62,8 @@ class StationProtocol(Protocol):
     transport: Any
     peer: Any = None
     """The client's address."""
+    identity: object = None
+    """The client's certificate, where TLS has asked for one."""
     max_packet: int = 0
     """Bytes of the largest packet that the client takes, once it has said so."""
 
@@ -63,8 +72,10 @@ class StationProtocol(Protocol):
         self._server = factory
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
-        self._machine = Connection(Role.SERVER, factory.limits)
-        self.identity: object = None
+        # A flow of somebody unknown has the windows that it had before the HELLO.
+        limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
+        self._machine = Connection(Role.SERVER, limits, factory.clock)
+        self._unknown: dict[int, Alarm] = {}
         self._sessions: dict[int, Session] = {}
         self._places: dict[int, Place] = {}
         # Those of them whose client has not shown yet that it has its token.
@@ -74,6 +85,7 @@ class StationProtocol(Protocol):
         self._last_wait: Alarm | None = None
         self._draining = False
         self._leaving = False
+        self._secured = False
 
     # What Twisted calls
 
@@ -89,8 +101,12 @@ class StationProtocol(Protocol):
         elif len(server.connections) >= server.max_clients:
             limit = server.max_clients
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
+        elif not server.has_room_for(self.peer):
+            limit = server.max_clients_per_address
+            text = f"the server takes {limit} clients of one address (its max_clients_per_address)"
+            self._leave("busy", text)
         else:
-            server.connections.add(self)
+            server.came(self)
             waiting = server.sessions.detached if server.sessions else 0
             self._only_resumes = len(server.connections) + waiting > server.max_clients
             self._watch = Watch(
@@ -107,8 +123,15 @@ class StationProtocol(Protocol):
             if self._watch is not None:
                 self._watch.received()
 
+    def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
+        """Note that TLS is established, and with whom."""
+        self._secured = True
+        self.identity = peer_certificate(self.transport)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End every open flow: a close without an END is never the end of a flow."""
+        if not self._leaving and (failed := failure_text(reason.value)):
+            _log.warn("the connection from {peer} ended: {text}", peer=self.peer, text=failed)
         self._leaving = True
         if self._watch is not None:
             self._watch.forget()
@@ -166,7 +189,8 @@ class StationProtocol(Protocol):
             self._lose_sessions(lambda _: error)
         else:
             self._machine.fail(error)
-            _log.warn("closing the connection from {peer}: {error!r}", peer=self.peer, error=error)
+            text = _escaped(f"{error.code}: {error}")
+            _log.warn("closing the connection from {peer}: {text}", peer=self.peer, text=text)
             self._lose_sessions(lambda _: error)
             self._close()
 
@@ -207,6 +231,14 @@ class StationProtocol(Protocol):
         if self._sessions.get(session.flow_id) is session:
             self._forget(session.flow_id)
             session.lose(error)
+
+    def recognise(self, flow_id: int) -> None:
+        """Give the flow its full windows: its client is known now."""
+        alarm = self._unknown.pop(flow_id, None)
+        if alarm is not None:
+            alarm.cancel()
+            self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
+            self._flush()
 
     # What the factory calls
 
@@ -267,8 +299,8 @@ class StationProtocol(Protocol):
             return
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
-        session.length_hint = event.length_hint
         session.identity = self.identity
+        session.length_hint = event.length_hint
         self._sessions[event.flow_id] = session
         if event.timeout is not None:
             expire = partial(self._expire, session, event.timeout)
@@ -281,6 +313,9 @@ class StationProtocol(Protocol):
             self._server.sessions.open(self, self._machine, event, session)
 
     def _start(self, session: Session) -> None:
+        if self._server.gate is not None:
+            expel = partial(refuse, session)
+            self._unknown[session.flow_id] = self._alarm(self.limits.handshake_timeout, expel)
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
@@ -318,7 +353,7 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].end()
 
     def _aborted(self, event: FlowAborted) -> None:
-        name, count = _escaped(event.error_class), event.count
+        name, count = _escaped(event.error_class, MAX_TEXT), event.count
         text = f"the client's generator failed with {name} after {count} packets"
         error = ClientError(text, error_class=name, sent=count)
         self._sessions[event.flow_id].fail(error, "cancelled")
@@ -358,8 +393,10 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        if session is not None and session.deadline is not None:
-            session.deadline.cancel()
+        unknown = self._unknown.pop(flow_id, None)
+        for alarm in (unknown, None if session is None else session.deadline):
+            if alarm is not None:
+                alarm.cancel()
 
     def _lose_sessions(
         self, error: Callable[[Session], StationError], *, for_good: bool = True
@@ -413,7 +450,9 @@ class StationProtocol(Protocol):
             self._watch = None
         self._last_wait = self._alarm(self.limits.close_timeout, self.abort)
         half = getattr(self.transport, "loseWriteConnection", None)
-        if half is None or ISSLTransport.providedBy(self.transport):
+        if ISSLTransport.providedBy(self.transport) and not self._secured:
+            self.abort()  # There is nobody yet to say goodbye to.
+        elif half is None or ISSLTransport.providedBy(self.transport):
             # TLS knows no half: it has to say goodbye before TCP does.
             self.transport.loseConnection()
         else:
@@ -440,6 +479,6 @@ def _cut(why: str, session: Session) -> BadFlowEnding:
     return BadFlowEnding(text, received=session.received)
 
 
-def _escaped(text: str) -> str:
-    """Return what a client sent as it may stand in a log."""
-    return text[:MAX_TEXT].encode("unicode_escape").decode()
+def _escaped(text: str, most: int = LOGGED) -> str:
+    """Return what a client sent as it may stand in a log: a part of one line, in ASCII."""
+    return text[:most].encode("unicode_escape").decode()[:most]

@@ -15,7 +15,8 @@ from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
 from pyf.station.resuming import Progress, ResumingLink, persist
-from pyf.station.wire import connect
+from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
+from pyf.station.wire import Wire, connect
 from pyf.transport import (
     DeadlineExceeded,
     Limits,
@@ -37,10 +38,16 @@ class StationClient(BaseClient):
 
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
     :param limits: bounds of sizes and times.
 
     Usable from several threads at once, each with calls of its own. Raises ValueError for a port
-    that no host can have.
+    that no host can have, OSError
+    for a file that cannot be read.
     """
 
     def __init__(
@@ -49,9 +56,12 @@ class StationClient(BaseClient):
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
         limits: Limits | None = None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
+        self._tls = client_context(tls, certificate)
 
     def call(
         self,
@@ -145,10 +155,16 @@ class StationClient(BaseClient):
     ) -> Link:
         deadline = None if timeout is None else time.monotonic() + timeout
         if resume:
-            again = partial(connect, self.host, self.port, self.limits)
-            return ResumingLink(again, self.limits, timeout, deadline, name=flow_id)
+            return ResumingLink(self._dial, self.limits, timeout, deadline, name=flow_id)
+        return Link(self._dial(timeout), self.limits, timeout, deadline)
+
+    def _dial(self, timeout: float | None) -> Wire:
+        deadline = None if timeout is None else time.monotonic() + timeout
         sock = connect(self.host, self.port, self.limits, timeout)
-        return Link(sock, self.limits, timeout, deadline)
+        if self._tls is None:
+            return Wire(sock)
+        channel = Channel(sock, self._tls, self.host, self.limits, timeout, deadline)
+        return TlsWire(channel, sock)
 
     def _call(
         self,

@@ -14,6 +14,7 @@ from twisted.internet.defer import DeferredQueue
 from pyf.station.session import Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
+from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
 
 
@@ -76,9 +77,7 @@ class _Reader:
                     made = iter([session.header, *map(Packet, packets[1:])])
                     session.decoded = (count, made, made)
                 else:
-                    left = iter(packets)
-                    # A dict is freed as its Packet is made, and its memory used for the next.
-                    session.decoded = (count, left, map(Packet, left))
+                    session.decoded = (count, *unroll(packets))
                 # The client may have given up since, with nothing to drop before now.
                 self._check_given_up()
                 return True

@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
+from pyf.station.auth import Gate
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.session import Item, Session
 
@@ -33,10 +34,11 @@ class HandlerRunner:
     client, or a class without ``handle_data()``.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, gate: Gate | None = None) -> None:
         _check(handler)
         self.kind: Kind = _kind(handler)
         self._handler = handler
+        self._gate = gate
         self._is_class = _class_of(handler) is not None
 
     def make_inbox(self) -> SimpleQueue[Item] | DeferredQueue[Item]:
@@ -48,6 +50,8 @@ class HandlerRunner:
         flow, client = Flow(session, inbox), Client(session)
         try:
             flow.wait_for_header()
+            if self._gate is not None and not self._gate.pass_in_thread(session):
+                return
             result = self._call(flow, client)
             if isinstance(result, Generator):
                 result = _drive(result, client)
@@ -62,6 +66,8 @@ class HandlerRunner:
         flow, client = AsyncFlow(session, inbox), AsyncClient(session)
         try:
             await flow.wait_for_header()
+            if self._gate is not None and not await self._gate.pass_on_reactor(session):
+                return
             result = self._call(flow, client)
             if isinstance(result, AsyncGenerator):
                 await _drive_async(result, client)

@@ -79,7 +79,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Link:
-    """One connection with one flow, on a connected socket that it takes over.
+    """One connection with one flow, on a wire that it takes over.
 
     *deadline* is when, by the monotonic *clock*, the *timeout* of the call is over. A server that
     is silent, or slow beyond the limits, breaks the link, whichever thread happens to wait for it.
@@ -90,7 +90,7 @@ class Link:
 
     def __init__(
         self,
-        sock: socket.socket,
+        wire: Wire,
         limits: Limits,
         timeout: float | None = None,
         deadline: float | None = None,
@@ -114,7 +114,7 @@ class Link:
         """Seconds that the call was given."""
         self._deadline = deadline
         self._limits = limits
-        self._machine = Connection(Role.CLIENT, limits)
+        self._machine = Connection(Role.CLIENT, limits, time.monotonic)
         self._flow_id = 0
         self._messages: deque[Batch] = deque()
         self._ended = False
@@ -122,7 +122,7 @@ class Link:
         self._last_words: Callable[[], None] | None = None
         self._lingering = False
         self._gone_away = ""
-        self._wire = Wire(sock)
+        self._wire = wire
         self._clock = clock
         self._patience = Patience(self._machine, lambda: self._wire.writes, clock())
         self._broken: StationError | None = None
@@ -130,7 +130,7 @@ class Link:
         self._torn = False
         self._lock = threading.Lock()
         self._selector = _Selector()
-        self._selector.register(sock, selectors.EVENT_READ)
+        self._selector.register(wire.socket, selectors.EVENT_READ)
         # What the user's thread and the keeper tell each other, under the lock.
         self._owner = threading.get_ident()
         self._activity = 0
@@ -458,14 +458,14 @@ class Link:
 
     def _read(self, now: float) -> bool:
         """Take what has come; return whether anything has."""
-        if self._broken is not None or self._wire.ending:
+        wire = self._wire
+        if self._broken is not None or wire.ending:
             return False
-        data = self._wire.read()
+        data = wire.read()
         if data is None:
             return False
-        if data:
-            self._machine.receive_data(data)
-        else:
+        self._machine.receive_data(data)
+        if self._wire.ending:
             self._machine.receive_eof()
         try:
             while event := self._machine.next_event():

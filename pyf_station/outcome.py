@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pyf.transport import (
+    AuthenticationFailed,
     ConnectionLost,
     DeadlineExceeded,
     FlowCancelled,
@@ -59,6 +60,8 @@ def result_error(
     match result.status:
         case "success":
             return None
+        case "refused" if result.error["code"] == "unauthenticated":
+            return AuthenticationFailed(message)
         case "refused":
             text = f"the server refused the flow: {message}; it is safe to try elsewhere"
             return FlowRefused(text, code=result.error["code"] or "refused")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import selectors
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -54,7 +53,7 @@ ASSUMED_TTL: Final = 120.0
 """Seconds that a client tries for, where no server has said how long its session lasts."""
 
 Some = TypeVar("Some")
-Connect = Callable[[float | None], socket.socket]
+Connect = Callable[[float | None], Wire]
 
 
 def pauses(draw: Callable[[], float] = random.random) -> Iterator[float]:
@@ -216,8 +215,8 @@ class ResumingLink(Link):
 
         Return where that may be tried again; raises what makes it useless.
         """
-        wire = Wire(self._connect(left))
-        machine = Connection(Role.CLIENT, self._limits)
+        wire = self._connect(left)
+        machine = Connection(Role.CLIENT, self._limits, time.monotonic)
         adopted = False
         try:
             with self._lock:

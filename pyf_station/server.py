@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.endpoints import (
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from pyf.station.auth import Authenticate, Gate, exposed
 from pyf.station.bridge import run_coroutine
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
+from pyf.station.tls import server_context
 from pyf.station.watch import Alarm
 from pyf.transport import Limits
 from pyf.transport.events import FlowOpened
@@ -41,6 +50,7 @@ STOP_GRACE: Final = 1.5
 process whose handler is stuck goes within two."""
 
 _log: Final = Logger()
+_from_string: Final[Any] = serverFromString  # which comes without types
 
 
 class FlowServer(Factory):
@@ -53,7 +63,12 @@ class FlowServer(Factory):
     :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where
         handlers have threads, 16384 where they have not.
     :param max_clients: connections at once; one over it is told that the server is busy.
+    :param max_clients_per_address: connections at once from one address; no such limit if not
+        given, for behind a proxy all have the same.
     :param expose_errors: whether clients get the text and the traceback of a handler's failure.
+    :param authenticate: called with each flow's header and the client's address, before its
+        handler: it returns the ``client.identity``, or raises AuthenticationFailed. A function, in
+        a thread of the server's own; or a coroutine function, on the reactor.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
     :param resume: lets flows survive their connection, where their clients ask for it.
@@ -61,25 +76,36 @@ class FlowServer(Factory):
 
     noisy = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a server has many options, all but the first by name
         self,
         handler: Handler,
         *,
         max_handlers: int | None = None,
         max_clients: int = MAX_CLIENTS,
+        max_clients_per_address: int | None = None,
         expose_errors: bool = False,
+        authenticate: Authenticate | None = None,
         limits: Limits | None = None,
         reactor: Any = None,
         resume: ResumePolicy | None = None,
     ) -> None:
-        self.runner: HandlerRunner = HandlerRunner(handler)
+        self.gate: Gate | None = None if authenticate is None else Gate(authenticate, self)
+        """Who asks for a client's identity, if anybody does."""
+        self.runner: HandlerRunner = HandlerRunner(handler, self.gate)
         if max_handlers is None:
             max_handlers = MAX_THREADS if self.runner.kind is Kind.THREAD else MAX_COROUTINES
-        for name, value in (("max_handlers", max_handlers), ("max_clients", max_clients)):
-            if value < 1:
+        counts = {
+            "max_handlers": max_handlers,
+            "max_clients": max_clients,
+            "max_clients_per_address": max_clients_per_address,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         self.max_handlers: int = max_handlers
         self.max_clients: int = max_clients
+        self.max_clients_per_address: int | None = max_clients_per_address
+        self._addresses: Counter[object] = Counter()
         self.expose_errors: bool = expose_errors
         self.limits: Limits = limits or Limits()
         self.connections: set[StationProtocol] = set()
@@ -94,6 +120,7 @@ class FlowServer(Factory):
         self._pool: ThreadPool | None = None
         self._stopped: list[Deferred[None]] = []
         self._broken_off = False
+        self._warned = False
         self._hook: Any = None
 
     @property
@@ -111,6 +138,45 @@ class FlowServer(Factory):
         reactor = self.reactor
         return reactor.seconds if isinstance(reactor, Clock) else time.monotonic
 
+    def listen(
+        self,
+        reactor: Any,
+        where: int | str | IStreamServerEndpoint,
+        *,
+        tls: Any = None,
+        client_ca: str | os.PathLike[str] | None = None,
+        interface: str = "",
+    ) -> Deferred[Any]:
+        """Listen on *where*: a port, an endpoint, or the string of one (``"tcp:8000"``).
+
+        The Deferred fires with the listening port. For the reactor's thread.
+
+        :param tls: paths of a certificate (with its chain, if it has one) and of its private key,
+            both as PEM; or a Twisted context factory. TLS 1.3 is spoken with paths.
+        :param client_ca: path of the authority that has to have signed every client's certificate,
+            which is ``client.identity`` then.
+        :param interface: the address to listen on, where *where* is a port.
+
+        Raises OSError or ValueError for files that are of no use.
+        """
+        self._reactor = reactor
+        endpoint: Any = where
+        if isinstance(where, int):
+            kind: Any = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
+            endpoint = kind(reactor, where, interface=interface)
+        elif isinstance(where, str):
+            endpoint = _from_string(reactor, where)
+        factory: Any = self
+        if tls is not None:
+            context = server_context(tls, client_ca)
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            factory = TLSMemoryBIOFactory(context, isClient=False, wrappedFactory=factory)
+        elif client_ca is not None:
+            raise ValueError("client_ca is of no use without tls")
+        listening: Deferred[Any] = endpoint.listen(factory)
+        return listening
+
     # What Twisted calls
 
     def startFactory(self) -> None:  # noqa: N802 - Twisted's name
@@ -119,6 +185,10 @@ class FlowServer(Factory):
         if self._hook is None:
             trigger = self.reactor.addSystemEventTrigger
             self._hook = trigger("before", "shutdown", self._reactor_stops)
+        # A reactor in memory has no ports, and some have no threads.
+        soon = getattr(self.reactor, "callFromThread", None)
+        if self.gate is None and not self._warned and soon is not None:
+            soon(self._warn_if_exposed)
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted's name
         """Let go of what isn't needed: the last port has closed."""
@@ -140,7 +210,7 @@ class FlowServer(Factory):
         inbox: Any = session.inbox
         if self.runner.kind is Kind.THREAD:
             try:
-                self._threads().callInThread(self._run_in_thread, session, inbox)
+                self.threads().callInThread(self._run_in_thread, session, inbox)
             except RuntimeError:
                 _log.error(
                     "the system has no thread for a handler, with {n} running", n=self.handlers
@@ -199,12 +269,27 @@ class FlowServer(Factory):
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread; return what fires with its result."""
-        deferred: Deferred[Any] = deferToThreadPool(self.reactor, self._threads(), function, *args)
+        deferred: Deferred[Any] = deferToThreadPool(self.reactor, self.threads(), function, *args)
         return deferred
+
+    def has_room_for(self, peer: object) -> bool:
+        """Whether one more client of the address of *peer* is taken."""
+        limit = self.max_clients_per_address
+        return limit is None or self._addresses[_address(peer)] < limit
+
+    def came(self, connection: StationProtocol) -> None:
+        """Serve a connection."""
+        self.connections.add(connection)
+        self._addresses[_address(connection.peer)] += 1
 
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            address = _address(connection.peer)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
         self._settle()
 
     def _run_in_thread(self, session: Session, inbox: Any) -> None:
@@ -228,8 +313,7 @@ class FlowServer(Factory):
         self._hook = None
         return self.stop() if self._broken_off else self.drain()
 
-    def _close_ports(self) -> Deferred[None]:
-        closing: list[Deferred[Any]] = []
+    def _ports(self) -> Iterator[Any]:
         # A port knows its factory, but a factory is not told of its ports.
         get_readers = getattr(self.reactor, "getReaders", list)
         for port in get_readers():
@@ -237,7 +321,18 @@ class FlowServer(Factory):
             while factory is not self and hasattr(factory, "wrappedFactory"):
                 factory = factory.wrappedFactory
             if factory is self and hasattr(port, "stopListening"):
-                closing.append(maybeDeferred(port.stopListening))
+                yield port
+
+    def _warn_if_exposed(self) -> None:
+        if not self._warned and any(map(exposed, self._ports())):
+            self._warned = True
+            _log.critical(
+                "ANYBODY on the network can send flows to this server, and read them on their way:"
+                " it listens beyond this machine with neither TLS nor authenticate"
+            )
+
+    def _close_ports(self) -> Deferred[None]:
+        closing = [maybeDeferred(port.stopListening) for port in list(self._ports())]
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
     def _end_detached(self, why: str) -> None:
@@ -280,7 +375,8 @@ class FlowServer(Factory):
                 self.reactor.removeSystemEventTrigger(self._hook)
                 self._hook = None
 
-    def _threads(self) -> ThreadPool:
+    def threads(self) -> ThreadPool:
+        """Return the pool in which handlers run; for the reactor's thread."""
         if self._pool is None:
             # Coroutines need some, too, for what blocks: a store.
             on_reactor = self.runner.kind is Kind.REACTOR
@@ -296,6 +392,11 @@ class FlowServer(Factory):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.adjustPoolsize(0, 0)
+
+
+def _address(peer: object) -> object:
+    """Return what clients of one machine have in common."""
+    return getattr(peer, "host", None)
 
 
 def _cancelling(result: None, alarm: Alarm) -> None:

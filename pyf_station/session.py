@@ -23,6 +23,7 @@ from twisted.python.reflect import safe_str
 
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
+    AuthenticationFailed,
     ClientError,
     DeadlineExceeded,
     FlowCancelled,
@@ -41,6 +42,8 @@ from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
 _log: Final = Logger()
 _failure: Final[Any] = Failure  # which comes without types
+
+_GIVEN_UP: Final = (FlowCancelled, DeadlineExceeded, AuthenticationFailed)
 
 END: Final = None
 """What the inbox holds where the flow is whole."""
@@ -95,6 +98,10 @@ class Carrier(Protocol):
 
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close the connection."""
+        ...
+
+    def recognise(self, flow_id: int) -> None:
+        """Note that the client of the flow is known now."""
         ...
 
 
@@ -361,7 +368,7 @@ class Session:
     @property
     def given_up(self) -> bool:
         """Whether not even what has come is to be handled. Callable from any thread."""
-        return isinstance(self.ending, FlowCancelled | DeadlineExceeded)
+        return isinstance(self.ending, _GIVEN_UP)
 
     # What they share
 
@@ -406,7 +413,7 @@ class Session:
     def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
         """Return what interrupts a coroutine that waits for something else than its client."""
         waits_for_us = self.reading or not all(room.called for room in self._waiters)
-        if waits_for_us or not isinstance(error, FlowCancelled | DeadlineExceeded):
+        if waits_for_us or not isinstance(error, _GIVEN_UP):
             return None
         return self.cancel_handler
 

@@ -130,6 +130,7 @@ class Wire:
         """Why nothing can be written any more."""
         self.ending: str = ""
         """Why nothing more will come."""
+        self._heard = False
         self.writes: int = 0
         """How often the system has taken something: as long as that grows, bytes leave."""
         self._unsent: list[bytes | memoryview] = []
@@ -157,7 +158,7 @@ class Wire:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self.failure = error.strerror or str(error)
+                self.failure = self._explained(error.strerror or str(error))
             else:
                 self._drop_written()
         if self.failure:
@@ -187,11 +188,17 @@ class Wire:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            self.ending = error.strerror or str(error)
+            self.ending = self._explained(error.strerror or str(error))
             return b""
         if not data:
-            self.ending = "the server closed the connection"
+            self.ending = self._explained("the server closed the connection")
+        self._heard = True
         return data
+
+    def _explained(self, reason: str) -> str:
+        if self._heard:
+            return reason
+        return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""

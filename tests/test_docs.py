@@ -93,7 +93,8 @@ class Server:
 
 
 def warnings() -> list[str]:
-    return ["-W", "error", "-W", "ignore:setDaemon:DeprecationWarning"]
+    ignored = ("setDaemon", "Passing pyOpenSSL")
+    return ["-W", "error", *(f"-Wignore:{text}:DeprecationWarning" for text in ignored)]
 
 
 def check_output(expected: str, actual: str, block: Block) -> None:

@@ -13,6 +13,7 @@ if __name__ != "pyf.transport":
 from pyf.transport.codec import encode_packet
 from pyf.transport.connection import Connection
 from pyf.transport.errors import (
+    AuthenticationFailed,
     BadFlowEnding,
     ClientError,
     ConnectFailed,
@@ -37,6 +38,7 @@ from pyf.transport.record import decode_packet_flow, encode_packet_flow
 from pyf.transport.states import Role
 
 __all__ = [
+    "AuthenticationFailed",
     "BadFlowEnding",
     "ClientError",
     "ConnectFailed",

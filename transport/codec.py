@@ -7,18 +7,24 @@ MessagePack has no date, no Decimal and no integer beyond 64 bits; these travel 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import repeat
+from secrets import token_bytes
 from struct import Struct
 from typing import Any, cast
 from uuid import UUID
 
 import ormsgpack
 
+from pyf.transport import census
+from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError, UnsupportedValue
+from pyf.transport.limits import MAX_NUMBER, Limits
+from pyf.transport.packet import Packet
 
 MAX_DEPTH = 255
 """Dicts and lists inside each other in one map, itself included: where ormsgpack stops."""
@@ -30,6 +36,7 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 _TIMEDELTA = Struct(">iII")
+_WORD = 64
 _FOLD = (b"\x00", b"\x01")
 _FINE_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)\.(\d{6})$")
 
@@ -42,8 +49,22 @@ class _Extension:
     decode: Callable[[bytes], Any]
 
 
+# Behind what is decoded, in one array with it: if it comes out as the second value, nothing else
+# was there. No peer can guess it.
+_TOKEN = token_bytes(16)
+_PAIR, _SEAL = b"\x92", ormsgpack.packb(_TOKEN)
+BOUNDS = census.bounds(Limits(), "max_packet")
+"""What values may cost by default."""
+
+
 def _encode_int(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+    return _of_size(value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _of_size(data: bytes) -> bytes:
+    if len(data) > MAX_NUMBER:
+        raise ValueError(f"it takes {len(data)} bytes, where a number may have {MAX_NUMBER}")
+    return data
 
 
 def _encode_moment(value: datetime | time) -> bytes:
@@ -68,12 +89,14 @@ def _decode_moment(kind: type[datetime | time]) -> Callable[[bytes], datetime | 
 
 
 _EXTENSIONS = (
-    _Extension(1, int, _encode_int, lambda data: int.from_bytes(data, "big", signed=True)),
+    _Extension(
+        1, int, _encode_int, lambda data: int.from_bytes(_of_size(data), "big", signed=True)
+    ),
     _Extension(
         2,
         Decimal,
-        lambda value: str(value).encode("ascii"),
-        lambda data: Decimal(data.decode("ascii")),
+        lambda value: _of_size(str(value).encode("ascii")),
+        lambda data: Decimal(_of_size(data).decode("ascii")),
     ),
     _Extension(3, datetime, _encode_moment, _decode_moment(datetime)),
     _Extension(
@@ -183,6 +206,8 @@ def _plain_leaf(value: Any, path: str) -> Any:
             return value.tobytes()
         if isinstance(value, str):
             str.encode(value)
+        if isinstance(value, int) and value.bit_length() > _WORD:
+            return _replace(int.__int__(value))
         return value if isinstance(value, _NATIVE) else _replace(value)
     except UnicodeEncodeError:
         what = "holds a lone surrogate, which UTF-8 cannot carry"
@@ -218,13 +243,24 @@ def _restore(tag: int, data: bytes) -> Any:
     return _BY_TAG[tag].decode(data)
 
 
-def decode(data: bytes | memoryview) -> Any:
-    """Return the one value in *data*; raises RemoteProtocolError for anything else."""
+def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
+    """Return the one value in *data*, which may cost what *bounds* say.
+
+    Raises RemoteProtocolError for anything else.
+    """
+    census.check(data, bounds)
+    sealed = b"".join((_PAIR, data, _SEAL))
     try:
-        return ormsgpack.unpackb(data, ext_hook=_restore)
+        value, seal = ormsgpack.unpackb(sealed, ext_hook=_restore)
     except ValueError as error:
         reason = str(error)
-    _raise_if_interrupted(lambda: ormsgpack.unpackb(data, ext_hook=_restore))
+    else:
+        if seal == _TOKEN:
+            return value
+        text = "something follows a value that is to stand alone"
+        raise RemoteProtocolError(text, code="malformed_value")
+    _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))
+    census.take_census(data, bounds)
     raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
 
 
@@ -263,12 +299,15 @@ def skip(data: bytes, start: int, count: int) -> int:
     return start
 
 
-def decode_maps(data: bytes | memoryview, count: int) -> list[dict[str, Any]]:
+def decode_maps(
+    data: bytes | memoryview, count: int, bounds: Bounds = BOUNDS
+) -> list[dict[str, Any]]:
     """Return the *count* packets in *data*, a MessagePack array of maps, as dicts.
 
-    Raises RemoteProtocolError unless it is what it claims to be.
+    Raises RemoteProtocolError unless it is what it claims to be, and costs no more than *bounds*
+    say.
     """
-    packets = decode(data)
+    packets = decode(data, bounds)
     if type(packets) is not list or len(packets) != count:
         raise RemoteProtocolError(
             f"a batch does not hold the {count} packets it announced", code="malformed_batch"
@@ -278,3 +317,14 @@ def decode_maps(data: bytes | memoryview, count: int) -> list[dict[str, Any]]:
             "a batch holds something that is not a packet", code="malformed_batch"
         )
     return cast("list[dict[str, Any]]", packets)
+
+
+def unroll(maps: list[dict[str, Any]]) -> tuple[Iterator[Any], Iterator[Packet]]:
+    """Return an iterator that makes a Packet of each of *maps*, and one whose length hint says how
+    many are left.
+
+    Each dict is freed as its Packet is made: no more than one of them is there twice.
+    """
+    maps.reverse()
+    left = repeat(maps, len(maps))
+    return left, map(Packet, map(list.pop, left))

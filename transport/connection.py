@@ -50,12 +50,20 @@ from pyf.transport.states import (
 
 
 class Connection(Continuation):
-    """One end of a connection, in the given *role*, with the bounds it keeps."""
+    """One end of a connection, in the given *role*, with the bounds it keeps.
+
+    Given a *clock*, a monotonic one, it also holds the peer to what it may do in a time.
+    """
 
     state: ConnectionState
 
-    def __init__(self, role: Role, limits: Limits | None = None) -> None:
-        super().__init__(role, limits)
+    def __init__(
+        self,
+        role: Role,
+        limits: Limits | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(role, limits, clock)
         if role is Role.CLIENT:
             self._send_hello()
 
@@ -154,6 +162,16 @@ class Connection(Continuation):
         if due and flow.state not in DEAF[self.role]:
             self._send_credit(flow)
 
+    def widen(self, flow_id: int, packets: int, size: int) -> None:
+        """Grant credit for windows of *packets* and *size* bytes, larger than HELLO announced.
+
+        A flow that has been closed meanwhile is no error.
+        """
+        flow = self._flows.get(flow_id)
+        if flow is not None and flow.state not in DEAF[self.role]:
+            flow.receive.widen(packets, size)
+            self._send_credit(flow)
+
     def ping(self, token: int) -> None:
         """Ask the peer for a PONG with the same *token*."""
         self._out += frames.encode_frame(FrameType.PING, 0, token.to_bytes(8, "big"))
@@ -242,6 +260,8 @@ class Connection(Continuation):
 
     def _receive(self, frame: Frame) -> Event | None:
         kind = frame.type
+        if self._budget is not None:
+            self._budget.spend(frame)
         if not isinstance(kind, FrameType):
             self._skip()
             return None
@@ -268,7 +288,7 @@ class Connection(Continuation):
             )
 
     def _receive_hello(self, frame: Frame) -> Event:
-        hello = payloads.decode_hello(frame.payload)
+        hello = payloads.decode_hello(frame.payload, self._bounds)
         self._parser.allowed = ()
         self._peer_known = True
         self._peer_max_packet, self._peer_max_header = hello.max_packet, hello.max_header
@@ -284,7 +304,7 @@ class Connection(Continuation):
         )
 
     def _receive_open(self, frame: Frame) -> Event | None:
-        facts = payloads.decode_open(frame.payload)
+        facts = payloads.decode_open(frame.payload, self._bounds)
         flow = self._opened(frame)
         if refusal := self._refusal():
             code, text = refusal
@@ -293,7 +313,7 @@ class Connection(Continuation):
         return FlowOpened(flow_id=flow.id, **facts._asdict())
 
     def _receive_packets(self, frame: Frame) -> Event | None:
-        batch = frames.decode_batch(frame.payload)
+        batch = frames.decode_batch(frame.payload, self._packet_bounds)
         flow, wanted = self._advance(frame)
         news = flow.without_overlap(batch)
         if news is None:
@@ -311,7 +331,7 @@ class Connection(Continuation):
         return FlowEnded(flow_id=flow.id, count=count) if wanted else None
 
     def _receive_abort(self, frame: Frame) -> Event | None:
-        count, error_class = payloads.decode_abort(frame.payload)
+        count, error_class = payloads.decode_abort(frame.payload, self._bounds)
         flow, wanted = self._advance(frame)
         flow.receive.check_count(count)
         if not (wanted and flow.hear(FrameType.ABORT)):
@@ -326,7 +346,8 @@ class Connection(Continuation):
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
-        consumed, messages, status, value, error = payloads.decode_result(frame.payload)
+        result = payloads.decode_result(frame.payload, self._packet_bounds)
+        consumed, messages, status, value, error = result
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)
@@ -358,7 +379,7 @@ class Connection(Continuation):
         return PongReceived(token=int.from_bytes(frame.payload, "big"))
 
     def _receive_go_away(self, frame: Frame) -> Event:
-        last_flow, code, message = payloads.decode_go_away(frame.payload)
+        last_flow, code, message = payloads.decode_go_away(frame.payload, self._bounds)
         return GoAwayReceived(last_flow=last_flow, code=code, message=message)
 
     _RECEIVERS: ClassVar[dict[FrameType, Callable[[Connection, Frame], Event | None]]] = {

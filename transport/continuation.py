@@ -25,8 +25,10 @@ from pyf.transport.states import FlowState, Role
 class Continuation(Machine):
     """The part of a connection that carries flows on."""
 
-    def __init__(self, role: Role, limits: Limits | None = None) -> None:
-        super().__init__(role, limits)
+    def __init__(
+        self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
+    ) -> None:
+        super().__init__(role, limits, clock)
         self._resuming: dict[int, FlowMachine] = {}
 
     def flow(self, flow_id: int) -> FlowMachine:

@@ -11,6 +11,7 @@
     ├── ClientError                             the client's generator failed (raised in ``flow``)
     ├── BadFlowEnding                           the connection ended before the flow (as above)
     ├── FlowRefused                             no handler was started: safe to try elsewhere
+    ├── AuthenticationFailed                    the server does not know who the client is
     ├── FlowCancelled                           the other side, or this one, gave the flow up
     ├── DeadlineExceeded     (TimeoutError)     the time given to a call, or to a wait, is over
     ├── PacketError                             a packet cannot travel
@@ -133,6 +134,13 @@ class FlowRefused(StationError):
 
     code: str = ""
     """``"busy"``, ``"draining"``, ``"too_many_flows"`` or ``"not_resumable"``."""
+
+
+class AuthenticationFailed(StationError):
+    """The server does not know who the client is. No handler was started.
+
+    Raised by ``authenticate`` on the server: its text stays there, and is not logged either.
+    """
 
 
 class FlowCancelled(StationError):

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from pyf.transport import codec
+from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
@@ -71,6 +72,8 @@ CREDIT = Struct(">QQQ")
 GOAWAY = Struct(">I")
 """The last flow that will be served."""
 
+# How an alert and a handshake of TLS begin, in every version of it.
+_TLS = (b"\x15\x03", b"\x16\x03")
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -120,6 +123,8 @@ class Batch(NamedTuple):
     """How many there are."""
     payload: bytes
     """The frame's payload."""
+    bounds: Bounds = codec.BOUNDS
+    """What the packets may cost as objects."""
 
     @property
     def size(self) -> int:
@@ -131,14 +136,14 @@ class Batch(NamedTuple):
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return map(Packet, self.decode_maps())
+        return codec.unroll(self.decode_maps())[1]
 
     def decode_maps(self) -> list[dict[str, Any]]:
         """Return the packets as plain dicts, for a reader that makes a Packet of each as it goes.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.decode_maps(memoryview(self.payload)[8:], self.packets)
+        return codec.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
 
     def without(self, count: int) -> Batch:
         """Return the batch without its first *count* packets, of which it has more.
@@ -148,17 +153,17 @@ class Batch(NamedTuple):
         start = codec.skip(self.payload, BATCH.size, count)
         first, packets = self.first + count, self.packets - count
         head = BATCH.pack(first, ARRAY32, packets)
-        return Batch(first, packets, head + self.payload[start:])
+        return self._replace(first=first, packets=packets, payload=head + self.payload[start:])
 
 
-def decode_batch(payload: bytes) -> Batch:
+def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     """Return the batch in *payload*, its packets still encoded; raises RemoteProtocolError."""
     first, marker, count = BATCH.unpack_from(payload)
     if marker != ARRAY32 or not 0 < count <= len(payload) - BATCH.size:
         raise RemoteProtocolError(
             f"a batch announces {count} packets, which it cannot hold", code="malformed_batch"
         )
-    return Batch(first, count, payload)
+    return Batch(first, count, payload, bounds)
 
 
 class FrameParser:
@@ -194,6 +199,8 @@ class FrameParser:
         """Return the next whole frame, or None; raises RemoteProtocolError if none can ever be."""
         buffer = self._buffer
         if len(buffer) < HEADER.size:
+            if self.allowed and buffer[:1] > b"\0":
+                raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
         length, number, flow = HEADER.unpack_from(buffer)
         kind = _KNOWN.get(number)
@@ -208,11 +215,7 @@ class FrameParser:
 
     def _check(self, kind: FrameType | None, number: int, length: int) -> None:
         if self.allowed and kind not in self.allowed:
-            start = bytes(self._buffer[:12])
-            raise RemoteProtocolError(
-                f"the peer does not speak this protocol: its first bytes are {start!r}",
-                code="not_this_protocol",
-            )
+            raise self._stranger()
         if kind is None and not number & OPTIONAL:
             text = f"frame type {number:#04x} is not known"
             raise RemoteProtocolError(text, code="unknown_frame")
@@ -226,3 +229,10 @@ class FrameParser:
                 actual=length,
                 option=_OPTIONS.get(kind, "") if length > most else "",
             )
+
+    def _stranger(self) -> RemoteProtocolError:
+        start = bytes(self._buffer[:12])
+        what = f"does not speak this protocol: its first bytes are {start!r}"
+        if start[:2] in _TLS:
+            what = "speaks TLS, and this side does not: give tls=... to both or to neither"
+        return RemoteProtocolError(f"the peer {what}", code="not_this_protocol")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -43,6 +43,17 @@ BATCH_BYTES = 64 * KIB
 
 BATCH_PACKETS = 512
 """Packets at which a sender closes a frame: beyond this, larger batches gain nothing."""
+
+GROWTH = 12
+"""Bytes of objects that a frame may become for each byte that its limit allows. With the copies of
+the frame itself, of which there are three for a moment, memory stays below 16 times the limit."""
+
+MAX_NESTING = 1021
+"""Dicts and lists inside each other in what is received: where the decoder stops."""
+
+MAX_NUMBER = 64 * KIB
+"""Encoded bytes of an integer beyond 64 bits, or a Decimal: 157826 digits of the one, 65536 of the
+other. Work on longer ones grows faster than they do."""
 
 MAX_SKIPPED = 100
 """Optional frames of unknown type that a connection skips before it counts as a flood."""
@@ -87,6 +98,10 @@ class Limits:
     retention: int = 1 * MIB
     """Bytes of packets of one flow that a client keeps until the handler has taken them, where the
     flow is to survive its connection. The window in use is no larger."""
+
+    max_objects: int = 262144
+    """Values, keys included, in what one frame carries: a packet, a batch, a header or a result.
+    Making more of them at once would keep all other threads waiting for more than 50 ms."""
 
     max_flows: int = 16384
     """Flows open at once on one connection."""
@@ -148,3 +163,8 @@ _RANGES = {
     "retention": (INITIAL_BYTES, MAX_WINDOW),
     "min_ping_interval": (0, LONGEST_PING_INTERVAL),
 }
+
+
+def stranger_limits(limits: Limits) -> Limits:
+    """Return *limits* with the windows of a flow whose client is not known yet."""
+    return replace(limits, window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)

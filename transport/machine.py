@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
-from pyf.transport import frames
+from pyf.transport import census, frames
+from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits
@@ -30,12 +32,16 @@ DEAF: dict[Role, tuple[FlowState, ...]] = {
 class Machine:
     """The flows of one end of a connection, in the given *role*, with the bounds it keeps."""
 
-    def __init__(self, role: Role, limits: Limits | None = None) -> None:
+    def __init__(
+        self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
+    ) -> None:
         self.role: Role = role
         self.limits: Limits = limits or Limits()
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
+        self._bounds = census.bounds(self.limits, "max_header")
+        self._packet_bounds = census.bounds(self.limits, "max_packet")
         self._flows: dict[int, FlowMachine] = {}
         self._fenced: set[int] = set()
         self._last_flow = 0
@@ -44,6 +50,7 @@ class Machine:
         self._hello_sent = False
         self._leaving = False
         self._skipped = 0
+        self._budget = None if clock is None else Budget(clock)
         # Until the peer's HELLO comes, what every peer can be trusted to take.
         self._peer_known = False
         self._peer_max_packet = INITIAL_BYTES

@@ -9,6 +9,8 @@ from math import inf
 from typing import Any, NamedTuple
 
 from pyf.transport import codec, frames
+from pyf.transport.census import Bounds
+from pyf.transport.codec import BOUNDS
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import (
     ASSUMED_PING_INTERVAL,
@@ -161,7 +163,7 @@ def encode_hello(limits: Limits) -> bytes:
     return head + codec.encode_packet(fields)
 
 
-def decode_hello(payload: bytes) -> Hello:
+def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
     """Return what a HELLO says; raises RemoteProtocolError if we cannot talk with its sender."""
     magic, least, most = frames.HELLO.unpack_from(payload)
     if magic != frames.MAGIC:
@@ -170,7 +172,7 @@ def decode_hello(payload: bytes) -> Hello:
     if not least <= frames.VERSION <= most:
         text = f"the peer speaks versions {least} to {most}, this side {frames.VERSION}"
         raise RemoteProtocolError(text, code="version")
-    fields = _decode_fields(payload, frames.HELLO.size, _HELLO)
+    fields = _decode_fields(payload, frames.HELLO.size, _HELLO, bounds)
     if required := fields.pop("required"):
         names = ", ".join(name for name in required if isinstance(name, str))
         text = f"the peer requires features that this side lacks: {names[:MAX_TEXT]}"
@@ -222,9 +224,9 @@ def encode_open(
     return codec.encode_packet(fields)
 
 
-def decode_open(payload: bytes) -> Open:
+def decode_open(payload: bytes, bounds: Bounds = BOUNDS) -> Open:
     """Return what an OPEN says; raises RemoteProtocolError."""
-    fields = _decode_fields(payload, 0, _OPEN)
+    fields = _decode_fields(payload, 0, _OPEN, bounds)
     header, timeout, waits, length_hint, resume, name = fields.values()
     if timeout is not None and not 0 <= timeout < inf:
         raise RemoteProtocolError(f"a timeout of {timeout} seconds", code="malformed_value")
@@ -297,10 +299,10 @@ def encode_abort(count: int, error_class: str) -> bytes:
     return frames.END.pack(count) + codec.encode_packet({"error_class": _text(error_class)})
 
 
-def decode_abort(payload: bytes) -> tuple[int, str]:
+def decode_abort(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str]:
     """Return the count and the error class of an ABORT; raises RemoteProtocolError."""
     (count,) = frames.END.unpack_from(payload)
-    return count, _decode_fields(payload, frames.END.size, _ABORT)["error_class"]
+    return count, _decode_fields(payload, frames.END.size, _ABORT, bounds)["error_class"]
 
 
 def encode_result(consumed: int, messages: int, status: str, facts: dict[str, Any]) -> bytes:
@@ -309,10 +311,10 @@ def encode_result(consumed: int, messages: int, status: str, facts: dict[str, An
     return frames.RESULT.pack(consumed, messages) + fields
 
 
-def decode_result(payload: bytes) -> Result:
+def decode_result(payload: bytes, bounds: Bounds = BOUNDS) -> Result:
     """Return what a RESULT says; raises RemoteProtocolError."""
     consumed, messages = frames.RESULT.unpack_from(payload)
-    fields = _decode_fields(payload, frames.RESULT.size, _RESULT)
+    fields = _decode_fields(payload, frames.RESULT.size, _RESULT, bounds)
     status, value = fields.pop("status"), fields.pop("value")
     if status not in STATUSES:
         text = f"a result may not be {status[:80]!r}"
@@ -326,10 +328,10 @@ def encode_go_away(last_flow: int, code: str, message: str) -> bytes:
     return frames.GOAWAY.pack(last_flow) + fields
 
 
-def decode_go_away(payload: bytes) -> tuple[int, str, str]:
+def decode_go_away(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str, str]:
     """Return last flow, code and message of a GOAWAY; raises RemoteProtocolError."""
     (last_flow,) = frames.GOAWAY.unpack_from(payload)
-    fields = _decode_fields(payload, frames.GOAWAY.size, _GO_AWAY)
+    fields = _decode_fields(payload, frames.GOAWAY.size, _GO_AWAY, bounds)
     return last_flow, fields["code"], fields["message"]
 
 
@@ -344,9 +346,11 @@ def _text(text: str) -> str:
     return text[:MAX_TEXT].encode(errors="backslashreplace").decode()
 
 
-def _decode_fields(payload: bytes, start: int, schema: _Schema) -> dict[str, Any]:
+def _decode_fields(
+    payload: bytes, start: int, schema: _Schema, bounds: Bounds = BOUNDS
+) -> dict[str, Any]:
     """Return the fields of *schema*, and in its order, from the map that begins at *start*."""
-    fields = codec.decode(memoryview(payload)[start:])
+    fields = codec.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
     found = {name: fields.get(name) for name in schema}

@@ -174,6 +174,10 @@ class ReceiveWindow:
         """Grant no more than *size* bytes at a time, for the peer cannot use more."""
         self.window_bytes = min(self.window_bytes, size)
 
+    def widen(self, packets: int, size: int) -> None:
+        """Have the next ``grant`` give windows of *packets* and *size* bytes."""
+        self.window_packets, self.window_bytes = packets, size
+
     def grant(self) -> tuple[int, int]:
         """Return the limits, in packets and in bytes, to send in a CREDIT now."""
         self._granted_packets, self._granted_bytes = self.consumed_packets, self.consumed_bytes

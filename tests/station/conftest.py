@@ -331,6 +331,7 @@ class FakeCarrier:
         self.consumed: list[tuple[int, int, int]] = []
         self.stopped: list[int] = []
         self.broken: list[Exception] = []
+        self.admitted: list[int] = []
         self._calls = HandReactor()
         self.turn = self._calls.turn
         self.run_until = self._calls.run_until
@@ -352,6 +353,9 @@ class FakeCarrier:
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         self.consumed.append((flow_id, packets, size))
+
+    def recognise(self, flow_id: int) -> None:
+        self.admitted.append(flow_id)
 
     def send_stop(self, flow_id: int) -> None:
         self.stopped.append(flow_id)

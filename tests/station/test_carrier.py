@@ -10,6 +10,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from pyf.station import StationClient
 from pyf.transport import BadFlowEnding, Limits
+from pyf.transport.budget import BUDGETS, Allowance
 from pyf.transport.events import GoAwayReceived, ResultReceived
 from pyf.transport.frames import FrameType, encode_frame
 from pyf.transport.limits import MAX_REPLIES
@@ -303,6 +304,15 @@ def test_a_client_that_reads_slowly_is_not_given_up(peer, tells):
     assert client.transport.half_closed
 
 
+@pytest.fixture
+def no_budget(monkeypatch):
+    """
+    As many PINGs as anybody likes: what is left then is what waits for a client that reads nothing.
+    """
+    monkeypatch.setitem(BUDGETS, "PING", Allowance(10**9, 1))
+
+
+@pytest.mark.usefixtures("no_budget")
 def test_a_client_that_pings_and_does_not_read_is_aborted_before_its_answers_pile_up(peer, logged):
     handler = Waiting()
     client = peer(handler)
@@ -323,6 +333,7 @@ def test_a_client_that_pings_and_does_not_read_is_aborted_before_its_answers_pil
     assert len(client.transport.value()) == size
 
 
+@pytest.mark.usefixtures("no_budget")
 def test_a_client_that_pings_and_reads_is_answered_for_ever(peer):
     client = peer(reading)
     client.pump()

@@ -15,6 +15,7 @@ import pytest
 
 from pyf.station import link as link_module
 from pyf.station.link import Link
+from pyf.station.wire import Wire
 from pyf.transport import (
     Connection,
     ConnectionLost,
@@ -128,7 +129,7 @@ def make(sockets) -> Iterator[Callable[..., tuple[Link, Peer]]]:
         peer_limits: Limits | None = None,
     ) -> tuple[Link, Peer]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        link = Link(sockets[0], limits or Limits(), timeout, deadline)
+        link = Link(Wire(sockets[0]), limits or Limits(), timeout, deadline)
         links.append(link)
         link.open(header, waits=True)
         return link, Peer(sockets[1], peer_limits)
@@ -244,7 +245,7 @@ def test_a_header_that_cannot_travel_starts_nothing(sockets):
     """
     PacketError, and no keeper.
     """
-    link = Link(sockets[0], Limits())
+    link = Link(Wire(sockets[0]), Limits())
     with pytest.raises(UnsupportedValue):
         link.open({"x": object()}, waits=True)
     link.close()
@@ -849,7 +850,7 @@ def test_a_link_that_never_opened_closes(sockets):
     """
     Without a keeper, closing closes the socket.
     """
-    link = Link(sockets[0], Limits())
+    link = Link(Wire(sockets[0]), Limits())
     link.close()
     assert sockets[0].fileno() == -1
 
@@ -862,7 +863,7 @@ def test_a_keeper_that_could_not_start_leaves_nothing_open(monkeypatch, sockets)
     def fail(self):
         raise RuntimeError("can't start new thread")
 
-    link = Link(sockets[0], Limits())
+    link = Link(Wire(sockets[0]), Limits())
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         link.open(None, waits=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyf.station.link import Link
+from pyf.station.wire import Wire
 from pyf.transport import Connection, ConnectionLost, Limits, OutcomeUnknown, Role, encode_packet
 from pyf.transport.events import FlowEnded, FlowOpened, GoAwayReceived
 from pyf.transport.frames import FrameType, encode_batch
@@ -136,7 +137,7 @@ def make() -> Iterator[Callable[..., Pair]]:
             theirs, _ = listener.accept()
         sockets.append(theirs)
         options: Any = {} if clock is None else {"clock": clock}
-        link = Link(ours, limits or Limits(), **options)
+        link = Link(Wire(ours), limits or Limits(), **options)
         pairs.append(Pair(link, Peer(theirs, peer_limits or limits), clock))
         link.open({"n": 0}, waits=True)
         if greet:

@@ -953,7 +953,10 @@ def test_a_transport_that_knows_no_half_is_closed_whole(hand_reactor, secure):
         # As on a TLS transport, which lets the TCP beneath shine through.
         vars(transport)["loseWriteConnection"] = transport.abortConnection
         directlyProvides(transport, ISSLTransport)
+        vars(transport)["getPeerCertificate"] = lambda: None
     protocol.makeConnection(transport)
+    if secure:
+        protocol.handshakeCompleted()
     protocol.stop("the test is over")
     assert (transport.disconnecting, transport.disconnected) == (True, False)
     protocol.connectionLost()
@@ -1122,7 +1125,7 @@ def test_threads_are_used_again_and_end_with_the_last_client(peer):
     for _ in range(3):
         client.call()
         client.returned()
-        client.reactor.run_until(lambda: client.server._threads().workers == 1)
+        client.reactor.run_until(lambda: client.server.threads().workers == 1)
     assert len(set(ran)) <= 2
     client.server.numPorts = 0
     client.lose()

@@ -358,7 +358,7 @@ def test_a_write_that_fails_says_why_and_drops_the_rest(ends):
     with suppress(ConnectionResetError):  # the system says so once
         next_read(end)
     end.write(lambda: [b"x"])
-    assert end.failure == "Broken pipe"
+    assert end.failure.startswith("Broken pipe")
     assert not end.unsent
     end.write(lambda: [b"y"])
     assert not end.unsent
@@ -398,4 +398,4 @@ def test_a_reset_is_an_end_with_its_reason(ends):
     peer.recv(1, socket.MSG_PEEK)
     peer.close()  # with something unread: this resets
     assert end.read() == b""
-    assert end.ending == "Connection reset by peer"
+    assert end.ending.startswith("Connection reset by peer")

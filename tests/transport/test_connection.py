@@ -51,6 +51,7 @@ from pyf.transport.limits import (
     INITIAL_BYTES,
     INITIAL_PACKETS,
     MAX_SKIPPED,
+    stranger_limits,
 )
 from pyf.transport.payloads import (
     encode_abort,
@@ -930,3 +931,19 @@ def test_pieces_do_not_matter(connect, feed, parts, chunk):
                 outcome = (error.code, str(error))
             seen.append((outcome, b"".join(machine.data_to_send()), machine.open_flows))
         assert seen[0] == seen[1]
+
+
+def test_a_server_may_widen_the_windows_of_a_flow(connect):
+    """A flow that began with small windows gets larger ones by a CREDIT; a closed one nothing."""
+    pair = connect(server=stranger_limits(Limits()))
+    flow = pair.client.open_flow()
+    pair.to_server()
+    assert pair.client.room(flow) == (INITIAL_PACKETS, INITIAL_BYTES)
+    pair.server.widen(flow, 5000, 500_000)
+    pair.to_client()
+    assert pair.client.room(flow) == (5000, 500_000)
+    pair.server.finish(flow, 0, "success", value=None)
+    pair.to_client()
+    pair.server.widen(flow, 6000, 600_000)
+    pair.server.widen(flow + 1, 6000, 600_000)
+    assert not pair.server.data_to_send()

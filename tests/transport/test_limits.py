@@ -19,7 +19,7 @@ limits: Any = Limits
 FIELDS = dataclasses.fields(Limits)
 COUNTS = {
     *("max_packet", "max_header", "window_packets", "window_bytes", "max_flows"),
-    *("ping_misses", "retention"),
+    *("max_objects", "ping_misses", "retention"),
 }
 TIMES = {field.name for field in FIELDS} - COUNTS
 

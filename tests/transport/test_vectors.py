@@ -45,7 +45,7 @@ from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
 from pyf.transport.resume import Ticket
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
-GENERATOR = VECTORS / "generate.py"
+GENERATORS = [VECTORS / "generate.py", VECTORS / "negative.py"]
 LEAST = Limits(
     max_packet=INITIAL_BYTES,
     max_header=INITIAL_BYTES,
@@ -83,22 +83,25 @@ def read(value: Any) -> Any:
 # The vectors themselves
 
 
-def test_the_vectors_are_what_the_generator_makes():
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda path: path.stem)
+def test_the_vectors_are_what_the_generator_makes(generator):
     done = subprocess.run(
-        [sys.executable, GENERATOR], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, generator], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_generator_knows_nothing_but_the_specification():
-    tree = ast.parse(GENERATOR.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda path: path.stem)
+def test_the_generator_knows_nothing_but_the_specification(generator):
+    tree = ast.parse(generator.read_text(encoding="utf-8"))
     imported = {
         getattr(node, "module", None) or alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == {"json", "struct", "sys", "collections.abc", "pathlib", "typing"}
+    standard = {"json", "struct", "sys", "collections.abc", "pathlib", "typing"}
+    assert imported - {"generate"} <= standard
 
 
 # Values
@@ -361,3 +364,35 @@ def test_breaches(feed, vector, chunk):
     with pytest.raises(RemoteProtocolError) as caught:
         suffer()
     assert caught.value.code == vector["code"]
+
+
+# The catalogue of negative cases
+
+
+@pytest.mark.parametrize("case", load("catalogue"), ids=lambda case: f"{case['number']}")
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_catalogue(feed, case, chunk):
+    """Each side refuses what it must, with the code that the specification gives."""
+    machine = Connection(Role(case["to"]), LEAST)
+    if case["to"] == "client":
+        machine.open_flow()
+
+    def suffer() -> None:
+        for event in feed(machine, bytes.fromhex(case["hex"]), chunk):
+            if isinstance(event, PacketsReceived):
+                event.batch.decode()
+
+    with pytest.raises(RemoteProtocolError) as caught:
+        suffer()
+    assert caught.value.code == case["code"], case["name"]
+
+
+def test_the_catalogue_is_numbered_and_keyed_to_sections():
+    """At least 150 cases, their numbers without gaps, their sections those of the specification."""
+    cases = load("catalogue")
+    assert [case["number"] for case in cases] == [*range(1, len(cases) + 1)]
+    assert len(cases) >= 150
+    text = (VECTORS.parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+    for case in cases:
+        assert f"### {case['section']} " in text
+    assert {case["to"] for case in cases} == {"server", "client"}

@@ -621,9 +621,9 @@ def breaches() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> int:
+def main(*makers: Callable[[], list[dict[str, Any]]]) -> int:
     stale = 0
-    for make in (values, frames, conversations, breaches):
+    for make in makers:
         path = HERE / f"{make.__name__}.json"
         content = json.dumps(make(), indent=1, ensure_ascii=True) + "\n"
         if sys.argv[1:] == ["--write"]:
@@ -635,4 +635,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(values, frames, conversations, breaches))

@@ -1,0 +1,240 @@
+"""TLS at both ends: contexts from a few paths, and the blocking client's wire inside TLS.
+
+TLS 1.3 unless a context of your own says otherwise. The server's side needs the extra
+``pyf.station[tls]``; the blocking client's needs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from pyf.station.wire import RECEIVE_BYTES, Wire, deadline_error
+from pyf.transport import ConnectFailed, Limits
+
+Paths = tuple[str | os.PathLike[str], str | os.PathLike[str]]
+"""Where a certificate is, with its chain if it has one, and its private key; both as PEM."""
+
+ClientTls = bool | str | os.PathLike[str] | ssl.SSLContext
+
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
+)
+
+
+def client_context(tls: ClientTls, certificate: Paths | None) -> ssl.SSLContext | None:
+    """Return the context of a client, None for a plain connection.
+
+    *tls* is True for the authorities that the system trusts, the path of a private one, or a
+    context. Raises ValueError for a *certificate* that would not be used, OSError for files that
+    cannot be read.
+    """
+    if isinstance(tls, ssl.SSLContext) or tls is False:
+        if certificate is not None:
+            raise ValueError("a certificate is for tls=True, or the path of an authority")
+        return tls or None
+    context = ssl.create_default_context(cafile=None if tls is True else os.fspath(tls))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return context
+
+
+def server_context(tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:
+    """Return the Twisted context factory of a server.
+
+    *tls* is the paths of a certificate and its key, or a context factory, which is given back.
+    With *client_ca*, only clients with a certificate from that authority are let in.
+    """
+    if not isinstance(tls, tuple | list):
+        if client_ca is not None:
+            raise ValueError("client_ca is for paths: let the context factory say whom it trusts")
+        return tls
+    try:
+        from twisted.internet.ssl import (
+            Certificate,
+            CertificateOptions,
+            KeyPair,
+            TLSVersion,
+            trustRootFromCertificates,
+        )
+    except ImportError as error:
+        raise ImportError(f"TLS needs more: pip install 'pyf.station[tls]' ({error})") from error
+
+    def load(path: str | os.PathLike[str]) -> list[Any]:
+        found = _CERTIFICATE.findall(Path(path).read_bytes())
+        if not found:
+            raise ValueError(f"there is no certificate in {os.fspath(path)}")
+        return [Certificate.loadPEM(pem) for pem in found]
+
+    certificate, key = tls
+    chain = [each.original for each in load(certificate)]
+    options: Any = CertificateOptions
+    trust: Any = trustRootFromCertificates
+    factory = options(
+        privateKey=KeyPair.load(Path(key).read_bytes(), _pem()).original,
+        certificate=chain[0],
+        extraCertChain=chain[1:],
+        raiseMinimumTo=TLSVersion.TLSv1_3,
+        trustRoot=None if client_ca is None else trust(load(client_ca)),
+    )
+    factory.getContext()  # What does not fit together is to be told now.
+    return factory
+
+
+def _pem() -> int:
+    from OpenSSL.crypto import FILETYPE_PEM
+
+    return FILETYPE_PEM
+
+
+def peer_certificate(transport: Any) -> object:
+    """Return the certificate of the client at *transport*, a ``cryptography`` one, or None."""
+    certificate = transport.getPeerCertificate()
+    return None if certificate is None else certificate.to_cryptography()
+
+
+def failure_text(error: BaseException | None) -> str:
+    """Return what failed in TLS at the server, in a few words; "" for another error."""
+    if error is None or not type(error).__module__.startswith("OpenSSL."):
+        return ""
+    stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    reasons = [entry[-1] for entry in stack] or [str(error) or "the connection was cut"]
+    text = "; ".join(reasons)
+    plain = ("wrong version number", "http request", "unsupported protocol", "unknown protocol")
+    hint = ": the client does not speak TLS" if any(each in text for each in plain) else ""
+    return f"TLS failed: {text}{hint}"
+
+
+class Channel:
+    """The state of TLS on one connected socket, its handshake done.
+
+    Raises ConnectFailed with what was wrong, or DeadlineExceeded where the *timeout* of the call
+    is over, at *deadline* by the monotonic clock; the socket is closed then.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        host: str,
+        limits: Limits,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls: ssl.SSLObject = context.wrap_bio(
+            self.incoming, self.outgoing, server_hostname=host
+        )
+        until = time.monotonic() + limits.handshake_timeout
+        port = sock.getpeername()[1]
+        try:
+            self._shake_hands(sock, until if deadline is None else min(until, deadline))
+        except OSError as error:
+            sock.close()
+            late = deadline is not None and time.monotonic() >= deadline
+            if late and isinstance(error, TimeoutError):
+                raise deadline_error(timeout or 0.0) from None
+            text = f"cannot connect to {host}:{port}: {_reason(error)}"
+            raise ConnectFailed(text, host=host, port=port) from error
+        except BaseException:
+            sock.close()
+            raise
+
+    def _shake_hands(self, sock: socket.socket, until: float) -> None:
+        done = False
+        while not done:
+            try:
+                self.tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                self._send(sock, until)  # The server is told what was wrong.
+                raise
+            self._send(sock, until)
+            if not done:
+                sock.settimeout(max(0.001, until - time.monotonic()))
+                data = sock.recv(RECEIVE_BYTES)
+                if data:
+                    self.incoming.write(data)
+                else:
+                    self.incoming.write_eof()
+
+    def _send(self, sock: socket.socket, until: float) -> None:
+        sock.settimeout(max(0.001, until - time.monotonic()))
+        sock.sendall(self.outgoing.read())
+
+
+_FAILURES: Final[dict[str | None, str]] = {
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS there",
+    "PACKET_LENGTH_TOO_LONG": "the server does not speak TLS there",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants a certificate of the client",
+}
+
+
+def _reason(error: OSError) -> str:
+    """Return what failed in TLS at the client, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is refused: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "the TLS handshake was not complete in time (Limits.handshake_timeout)"
+    if isinstance(error, ssl.SSLEOFError):
+        return "the server closed the connection within the TLS handshake"
+    if isinstance(error, ssl.SSLError):
+        alert = (error.reason or str(error)).lower().replace("_", " ")
+        return _FAILURES.get(error.reason, f"TLS failed: {alert}")
+    return error.strerror or str(error)
+
+
+class TlsWire(Wire):
+    """A wire inside TLS. What it encrypts goes the way of every other byte."""
+
+    def __init__(self, channel: Channel, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._heard = True
+        self._tls = channel.tls
+        self._incoming, self._outgoing = channel.incoming, channel.outgoing
+
+    def write(self, produce: Any) -> None:
+        """Write what *produce* returns, encrypted; raises nothing."""
+        super().write(lambda: self._encrypted(b"".join(produce())))
+
+    def _encrypted(self, data: bytes) -> list[bytes]:
+        try:
+            if data:
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            self.failure = self.failure or _reason(error)
+        encrypted = self._outgoing.read()
+        return [encrypted] if encrypted else []
+
+    def read(self) -> bytes | None:
+        """Return what has come, None if nothing has; where it also sets ``ending``, the last."""
+        data = super().read()
+        if data is None or (data and self.ending):
+            return None
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        found: list[bytes] = []
+        try:
+            while plain := self._tls.read(RECEIVE_BYTES):
+                found.append(plain)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ending = "the server closed the connection"
+        except ssl.SSLEOFError:
+            self.ending = f"the TLS stream was cut: {self.ending}"
+        except ssl.SSLError as error:
+            self.ending = _reason(error)
+        else:
+            self.ending = "the server closed the connection"
+        return b"".join(found) or (b"" if self.ending else None)
