@@ -264,6 +264,7 @@ class Link:
         with self._lock:
             self._machine.consume(self._flow_id, batch.packets, batch.size)
             self._write()
+            self._hand_over()
         return packets
 
     # Leaving
@@ -381,8 +382,15 @@ class Link:
             except BaseException:  # A signal handler's: how far the machine came is not known.
                 self._torn = True
                 raise
+            self._hand_over()
             if self._broken is not None and self.result is None:
                 raise self._broken
+
+    def _hand_over(self) -> None:
+        """Leave what the system has not taken to the keeper: user code may run for long now."""
+        if self._wire.unsent and (self._resting or not self._haste):
+            self._haste = True
+            self._wake()
 
     def _send_some(self) -> None:
         if self._spoiled is not None:
