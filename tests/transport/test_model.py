@@ -207,8 +207,11 @@ class World:
                 stopped = role is Role.CLIENT and self.flows[flow].stopped
                 if self.state(role, flow) in SPEAKING[role] and not stopped:
                     packets, size = self.machines[role].room(flow)
-                    assert packets > 0, "credit was lost"
-                    assert size > 0, "credit was lost"
+                    assert 2 * packets > SMALL.window_packets, "credit was lost"
+                    assert 2 * size > SMALL.window_bytes, "credit was lost"
+                    before = len(model.sent[role])
+                    self.send(role, flow, (1, 2 * SMALL.window_bytes))
+                    assert len(model.sent[role]) == before + 1, "a large packet cannot pass"
 
     def carry(self) -> None:
         for _ in range(3):  # what came may be answered by a word, and that by another
