@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from pyf.station import StationClient
 from pyf.station.testing import ChaosProxy
 from pyf.transport import Limits, Packet, StationError
 
+ROOT = Path(__file__).resolve().parent.parent
 KIB_PACKET = {"blob": bytes(1012)}
 WINDOW = Limits().window_bytes
 PER_LINE = 100
@@ -239,13 +241,33 @@ def sequences(progress: Progress) -> Finding:
 
 
 def _play(number: int) -> None:
-    folder = str(Path(__file__).resolve().parent.parent / "tests" / "transport")
+    folder = str(ROOT / "tests" / "transport")
     if folder not in sys.path:
         sys.path.append(folder)
     import test_model  # pyright: ignore[reportMissingImports]
 
     for _ in test_model.play(number):
         pass
+
+
+def resumes(progress: Progress) -> Finding:
+    """Flows that survive their connection: cut in memory, a fiftieth as often over TCP."""
+    tests = [
+        "tests/transport/test_resume.py::test_a_flow_goes_on_as_often_as_its_connection_is_lost",
+        "tests/station/test_resuming.py::test_a_call_survives_as_many_cuts_as_there_are",
+    ]
+    survived = True
+    for step in progress.steps(progress.count):
+        cut = {"RESUMES": str(step), "CUTS": str(max(1, step // 50))}
+        command = [sys.executable, "-m", "pytest", "-q", "-n0", "--timeout=3600", *tests]
+        options = ["-o", "faulthandler_timeout=0", "-p", "no:cacheprovider"]
+        done = subprocess.run(  # noqa: S603
+            [*command, *options], cwd=ROOT, env=os.environ | cut, capture_output=True, check=False
+        )
+        if done.returncode:
+            survived = False
+            print(done.stdout.decode(), file=sys.stderr)
+    return Finding("nothing lost, nothing twice" if survived else "a test failed", survived)
 
 
 class Check(NamedTuple):
@@ -290,4 +312,7 @@ CHECKS = {
         20,
     ),
     "model": Check("sequences against the model", sequences, 200_000, "no broken promise", 20),
+    "resumes": Check(
+        "cuts of flows that survive them", resumes, 100_000, "nothing lost, nothing twice", 50
+    ),
 }

@@ -22,7 +22,7 @@ def soak(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("check", ["flows", "storms", "crowd", "long", "cuts", "model"])
+@pytest.mark.parametrize("check", ["flows", "storms", "crowd", "long", "cuts", "model", "resumes"])
 def test_what_is_to_hold_holds_at_a_tiny_scale(check):
     """
     The check runs to its end, and its row says how much of the full count that was.
