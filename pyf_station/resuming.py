@@ -17,7 +17,8 @@ from itertools import repeat
 from math import inf
 from typing import Any, Final, Literal, TypeVar
 
-from pyf.station.link import LAST_WORD, Link
+from pyf.station.keeper import LAST_WORD
+from pyf.station.link import Link
 from pyf.station.wire import Wire
 from pyf.transport import (
     ConnectFailed,

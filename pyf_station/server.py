@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Any, Final
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import (
@@ -110,8 +111,8 @@ class FlowServer(Factory):
         self.limits: Limits = limits or Limits()
         self.connections: set[StationProtocol] = set()
         """The connections that are served now."""
-        self.handlers: int = 0
-        """The handlers that have not returned yet."""
+        # Weak: a coroutine that nothing else holds any more is finalised, which frees its slot.
+        self._running: WeakSet[Session] = WeakSet()
         self.stopping: bool = False
         """Whether new connections are turned away, until a port listens again."""
         self.sessions: Sessions | None = None if resume is None else Sessions(self, resume)
@@ -177,6 +178,20 @@ class FlowServer(Factory):
         listening: Deferred[Any] = endpoint.listen(factory)
         return listening
 
+    @property
+    def handlers(self) -> int:
+        """The handlers that have not returned yet."""
+        return len(self._running)
+
+    @property
+    def stuck(self) -> int:
+        """Those of them whose flow has been ended, so that nobody waits for them any more.
+
+        One that is stuck for long sits in code that nothing here can interrupt: it keeps its thread
+        and its place among ``max_handlers``. For the reactor's thread.
+        """
+        return sum(session.cancelled for session in self._running)
+
     # What Twisted calls
 
     def startFactory(self) -> None:  # noqa: N802 - Twisted's name
@@ -208,10 +223,12 @@ class FlowServer(Factory):
         if self.handlers >= self.max_handlers:
             return False
         inbox: Any = session.inbox
+        self._running.add(session)
         if self.runner.kind is Kind.THREAD:
             try:
                 self.threads().callInThread(self._run_in_thread, session, inbox)
             except RuntimeError:
+                self._running.discard(session)
                 _log.error(
                     "the system has no thread for a handler, with {n} running", n=self.handlers
                 )
@@ -219,7 +236,6 @@ class FlowServer(Factory):
         else:
             running = run_coroutine(self._run_on_reactor(session, inbox))
             session.cancel_handler = running.cancel
-        self.handlers += 1
         return True
 
     def stop(self) -> Deferred[None]:
@@ -296,17 +312,17 @@ class FlowServer(Factory):
         try:
             self.runner.run_in_thread(session, inbox)
         finally:
-            self.reactor.callFromThread(self._handler_returned)
+            self.reactor.callFromThread(self._handler_returned, session)
 
     async def _run_on_reactor(self, session: Session, inbox: Any) -> None:
         try:
             await self.runner.run_on_reactor(session, inbox)
         finally:
             # Not here and now: a coroutine that nothing holds is finalised in any thread.
-            self.reactor.callFromThread(self._handler_returned)
+            self.reactor.callFromThread(self._handler_returned, session)
 
-    def _handler_returned(self) -> None:
-        self.handlers -= 1
+    def _handler_returned(self, session: Session) -> None:
+        self._running.discard(session)
         self._settle()
 
     def _reactor_stops(self) -> Deferred[None]:
@@ -356,8 +372,9 @@ class FlowServer(Factory):
     def _grace_is_over(self, left: Deferred[None]) -> None:
         for connection in list(self.connections):
             connection.abort()
-        if self.handlers:
-            _log.warn("{n} handlers have not returned, and nobody waits now", n=self.handlers)
+        if self._running:
+            text = "{n} handlers have not returned ({stuck} are stuck), and nobody waits now"
+            _log.warn(text, n=self.handlers, stuck=self.stuck)
         self._release_threads()
         self._stopped.remove(left)
         left.callback(None)

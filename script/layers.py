@@ -85,6 +85,7 @@ ROOMS = (
             "pyf.station.base",
             "pyf.station.resuming",
             "pyf.station.link",
+            "pyf.station.keeper",
             "pyf.station.outcome",
             "pyf.station.wire",
             "pyf.station.tls",

@@ -28,8 +28,16 @@ from pyf.station.testing.bench import (
     wait_for,
 )
 from pyf.station.testing.chaos import WAIT, Cut
-from pyf.station.testing.scripts import KINDS, STOP, TAKE, Hold, Kind, Say, Script
-from pyf.transport import ClientError, Limits, Packet, ServerError, StationError
+from pyf.station.testing.scripts import KINDS, STOP, TAKE, Drain, Hold, Kind, Say, Script
+from pyf.transport import (
+    ClientError,
+    ConnectFailed,
+    FlowRefused,
+    Limits,
+    Packet,
+    ServerError,
+    StationError,
+)
 
 COUNT: Final = 1000
 """Packets of a flow that has an end: more than one batch."""
@@ -330,6 +338,29 @@ def a_cut_answer_is_no_success(bench: Bench) -> None:
             expect(isinstance(error, StationError), True, f"{how}: the call raised {error!r}")
 
 
+def a_draining_server_ends_well_and_refuses_the_rest(bench: Bench) -> None:
+    """While a server drains, the open flow succeeds; a new one fails, and is safe to repeat."""
+
+    def script() -> Script:
+        yield TAKE
+        yield Drain()
+        yield Say(Packet(drains=True))
+        yield from _read_all()
+        return "done"
+
+    refused: list[Exception] = []
+    value: Any = None
+    with bench.client(script) as client:
+        for value in client.call(_numbers()):
+            if value is not True and not refused:
+                refused.append(failure_of(client.call(_numbers())))
+    expect(value, {"type": "success", "message": "done"}, "the last value is")
+    elsewhere = isinstance(refused[0], ConnectFailed) or (
+        isinstance(refused[0], FlowRefused) and refused[0].code == "draining"
+    )
+    expect(elsewhere, True, f"the new call raised {refused[0]!r}: FlowRefused or ConnectFailed")
+
+
 PROMISES: Final[tuple[Promise, ...]] = (
     every_packet_arrives_once_and_in_order,
     the_header_comes_first,
@@ -347,6 +378,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     a_cut_flow_is_no_success,
     a_cut_answer_is_no_success,
     a_silent_network_is_no_success,
+    a_draining_server_ends_well_and_refuses_the_rest,
 )
 """All promises, each a function of a :class:`Bench`."""
 

@@ -72,6 +72,20 @@ class Hold:
         wake()
 
 
+class Drain(Hold):
+    """Have the server drain, and go on once it does."""
+
+    def begin(self, flow: Any) -> None:
+        """Have the server of *flow* drain, from any thread."""
+        carrier = flow._session.carrier  # noqa: SLF001 - the session knows its server
+
+        def drain() -> None:
+            carrier.factory.drain()
+            self.release()
+
+        carrier.call_soon(drain)
+
+
 TAKE: Final = Take()
 STOP: Final = Stop()
 
@@ -149,6 +163,7 @@ def _play(steps: Script, flow: Any) -> Generator[Packet, None, Any]:
                     elif isinstance(step, Stop):
                         flow.close()
                     else:
+                        _begin(step, flow)
                         step.wait()
                     step = next(steps)
         except StopIteration as end:
@@ -176,10 +191,16 @@ async def _play_async(
                     elif isinstance(step, Stop):
                         flow.close()
                     else:
+                        _begin(step, flow)
                         await _released(step, client)
                     step = next(steps)
         except StopIteration as end:
             result.append(end.value)
+
+
+def _begin(hold: Hold, flow: Any) -> None:
+    if isinstance(hold, Drain):
+        hold.begin(flow)
 
 
 async def _released(hold: Hold, client: Any) -> None:

@@ -71,7 +71,7 @@ def _bounded(reactor: Any, function: Callable[..., Any], args: Any, kwargs: Any)
 @pytest.fixture
 def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[..., int]]:
     """
-    Listen with a handler on a free port of 127.0.0.1, and return the port's number.
+    Listen with a handler, or a server, on a free port of 127.0.0.1, and return the port's number.
 
     Keyword arguments are FlowServer's. After the test the ports are closed, what is still open is
     broken off, and the handlers have returned: one that waits for the test has to be released.
@@ -79,7 +79,8 @@ def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[...
     ports: list[Any] = []
 
     def serve(handler: Any, **options: Any) -> int:
-        server = FlowServer(handler, reactor=reactor, **options)
+        made = isinstance(handler, FlowServer)
+        server = handler if made else FlowServer(handler, reactor=reactor, **options)
         port = in_reactor(reactor.listenTCP, 0, server, interface="127.0.0.1")
         ports.append(port)
         return int(port.getHost().port)

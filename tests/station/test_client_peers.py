@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyf.station import client as client_module
-from pyf.station import link as link_module
+from pyf.station import keeper as keeper_module
 from pyf.station.client import StationClient
 from pyf.transport import (
     ConnectFailed,
@@ -376,7 +376,7 @@ def test_a_server_that_does_not_hear_a_cancel_is_left(answer, monkeypatch):
     """
     Giving up waits for the server only so long.
     """
-    monkeypatch.setattr(link_module, "LAST_WORD", 0.05)
+    monkeypatch.setattr(keeper_module, "LAST_WORD", 0.05)
 
     def script(peer):
         peer.read_until(FlowAbandoned)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pyf.station import link as link_module
+from pyf.station import keeper as keeper_module
 from pyf.station.link import Link
 from pyf.station.wire import Wire
 from pyf.transport import (
@@ -207,7 +207,7 @@ class Watched(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if threading.current_thread().name == "pyf.station-keeper":
-            long = timeout is None or timeout > link_module.PARKED
+            long = timeout is None or timeout > keeper_module.PARKED
             self.sleeps.put((None if long else timeout, len(self.get_map()) > 1))
         return super().select(timeout)
 
@@ -218,7 +218,7 @@ def sleeps(monkeypatch) -> Any:
     What the keepers of links made from now on tell of their sleep.
     """
     Watched.sleeps = Queue()
-    monkeypatch.setattr(link_module, "_Selector", Watched)
+    monkeypatch.setattr(keeper_module, "_Selector", Watched)
     return Watched.sleeps
 
 
@@ -720,7 +720,7 @@ def test_a_peer_that_does_not_acknowledge_is_left(monkeypatch, pair):
     """
     close() waits for a last word no longer than LAST_WORD.
     """
-    monkeypatch.setattr(link_module, "LAST_WORD", 0.01)
+    monkeypatch.setattr(keeper_module, "LAST_WORD", 0.01)
     link, peer = pair
     link.cancel()
     link.close()
@@ -825,7 +825,7 @@ def test_leaving_at_the_interpreters_exit_waits_for_nobody(monkeypatch, pair):
     keeper = link._keeper
     assert keeper is not None
     with monkeypatch.context() as patch:
-        patch.setattr(link_module.sys, "is_finalizing", lambda: True)
+        patch.setattr(keeper_module.sys, "is_finalizing", lambda: True)
         link.cancel()
         while link._last_words is not None:  # the keeper had the lock just then
             link._last_words = None
@@ -838,7 +838,7 @@ def test_leaving_at_the_interpreters_exit_waits_for_nobody(monkeypatch, pair):
     peer.expect(FlowAbandoned)
     peer.finish("cancelled")
     with monkeypatch.context() as patch:
-        patch.setattr(link_module.sys, "is_finalizing", lambda: True)
+        patch.setattr(keeper_module.sys, "is_finalizing", lambda: True)
         link._closed = True
         link._wake()
         keeper.join(WAIT)
@@ -1048,7 +1048,7 @@ def test_the_keeper_looks_seldom_where_nothing_can_be_left_behind(sleeps, make):
     link.take_in(iter(packets(1)), 1)
     send_all(link)
     link.take_in(iter(packets(2)), 1)
-    wait_for((link_module.PARKED, False), sleeps)
+    wait_for((keeper_module.PARKED, False), sleeps)
     send_all(link)
     assert peer.packets(1) + peer.packets(1) == packets(1, 2)
 
@@ -1061,7 +1061,7 @@ def test_the_keeper_looks_often_once_a_source_is_fast(sleeps, make):
     link.take_in(iter(packets(1)), 1)
     send_all(link)
     link.take_in(iter(packets(2)), 1)
-    wait_for((link_module.PARKED, False), sleeps)
+    wait_for((keeper_module.PARKED, False), sleeps)
     go_on = threading.Event()
 
     def source():

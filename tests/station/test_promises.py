@@ -17,8 +17,12 @@ from pyf.station.testing import (
     asyncio_thread,
     check_promise,
 )
+from pyf.transport import Limits
 
 BROKEN = ["a_failing_handler_fails_the_call"]
+
+# A server that drains is dialled for so long before the call fails.
+LIMITS = Limits(connect_timeout=0.5)
 
 
 @pytest.fixture(params=["asyncio", "Twisted"])
@@ -37,7 +41,7 @@ def connect(request, serve, reactor, in_reactor) -> Any:
 @contextmanager
 def connect_aio(port: int, reactor: Any, in_reactor: Any) -> Generator[AwaitedClient]:
     with asyncio_thread() as run:
-        client = aio.StationClient("127.0.0.1", port, True)
+        client = aio.StationClient("127.0.0.1", port, True, limits=LIMITS)
         yield AwaitedClient(client, run)
         run(client.close())
 
@@ -47,7 +51,7 @@ def connect_tx(port: int, reactor: Any, in_reactor: Any) -> Generator[AwaitedCli
     def run(coroutine: Any) -> Any:
         return in_reactor(Deferred.fromCoroutine, coroutine)
 
-    client = tx.StationClient("127.0.0.1", port, True, reactor=reactor)
+    client = tx.StationClient("127.0.0.1", port, True, limits=LIMITS, reactor=reactor)
     yield AwaitedClient(client, run)
     in_reactor(client.close)
 

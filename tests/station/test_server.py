@@ -621,6 +621,39 @@ def test_a_deadline_ends_the_flow_on_both_sides(peer, hand_reactor, recorder):
     assert handler.error.timeout == 2.5
 
 
+@pytest.mark.parametrize("kind", ["thread", "coroutine"])
+def test_a_deadline_wakes_a_handler_that_waits_to_send(peer, hand_reactor, kind):
+    """
+    A blocked message raises it, just as the flow does.
+    """
+    seen = []
+    packet = {"blob": bytes(30_000)}
+
+    def in_thread(flow, client):
+        try:
+            while True:
+                client.message(packet)
+        except StationError as error:
+            seen.append(error)
+            raise
+
+    async def on_reactor(flow, client):
+        try:
+            while True:
+                await client.message(packet)
+        except StationError as error:
+            seen.append(error)
+            raise
+
+    client = peer(in_thread if kind == "thread" else on_reactor, reads=False)
+    flow = client.open({"n": 0}, timeout=2.5)
+    client.reactor.run_until(lambda: client.pump() or len(client.unread) >= 16)
+    hand_reactor.advance(2.6)
+    assert client.result(flow).status == "deadline"
+    client.returned()
+    assert [type(error) for error in seen] == [DeadlineExceeded]
+
+
 def test_a_deadline_that_was_kept_does_nothing(peer, hand_reactor):
     client = peer(async_reading)
     client.pump()
@@ -797,6 +830,71 @@ def test_pings_are_answered_while_handlers_block(peer, gate):
     client.open({"n": 1})
     client.machine.ping(5)
     assert [event.token for event in client.of(PongReceived)] == [5]
+
+
+def test_all_slots_blocked_hold_up_neither_refusals_nor_pings(peer, gate):
+    """
+    Both are answered as they come: no thread has to be free, and no time has to pass.
+    """
+    client = peer(gate, max_handlers=2)
+    client.open({"n": 1})
+    client.open({"n": 2})
+    flow = client.machine.open_flow({"n": 3})
+    client.machine.ping(5)
+    client.protocol.dataReceived(b"".join(client.machine.data_to_send()))
+    client._to_client()
+    refused, pong = client.events[-2:]
+    assert isinstance(refused, ResultReceived)
+    assert (refused.flow_id, refused.error["code"]) == (flow, "busy")
+    assert isinstance(pong, PongReceived)
+
+
+def test_all_slots_blocked_leave_the_reactors_threads_alone(serve, gate, reactor, in_reactor):
+    """
+    Names are resolved in them.
+    """
+    port = serve(gate, max_handlers=12)
+    calls = [StationClient(HOST, port).open({"n": n}) for n in range(12)]
+    pool = in_reactor(reactor.getThreadPool)
+    assert pool.max > 0
+    assert pool.working == []
+    for call in calls:
+        call.cancel()
+
+
+# Stuck
+
+
+@pytest.mark.parametrize("leave", ["cancel", "lose", "deadline"])
+def test_a_handler_that_nobody_waits_for_is_stuck_until_it_returns(peer, gate, hand_reactor, leave):
+    client = peer(gate)
+    flow = client.open({"n": 1}, timeout=1.0)
+    assert (client.server.handlers, client.server.stuck) == (1, 0)
+    if leave == "cancel":
+        client.machine.cancel(flow)
+        client.pump()
+    elif leave == "lose":
+        client.lose()
+    else:
+        hand_reactor.advance(1.0)
+    assert (client.server.handlers, client.server.stuck) == (1, 1)
+    gate.opened.set()
+    client.returned()
+    assert client.server.stuck == 0
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_a_stuck_handler_is_reported_at_the_end(peer, gate, hand_reactor, warnings, end):
+    client = peer(gate)
+    client.open({"n": 1})
+    if end == "drain":
+        client.server.drain(1.0)
+        hand_reactor.advance(1.0)
+        hand_reactor.advance(STOP_GRACE)
+    else:
+        client.server.stop()
+        hand_reactor.advance(STOP_GRACE)
+    assert warnings == ["1 handlers have not returned (1 are stuck), and nobody waits now"]
 
 
 # Breaches

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -12,7 +13,7 @@ import pytest
 from pyf.station.link import Link
 from pyf.station.wire import Wire
 from pyf.transport import Connection, ConnectionLost, Limits, OutcomeUnknown, Role, encode_packet
-from pyf.transport.events import FlowEnded, FlowOpened, GoAwayReceived
+from pyf.transport.events import FlowEnded, FlowOpened, GoAwayReceived, PacketsReceived
 from pyf.transport.frames import FrameType, encode_batch
 
 WAIT = 10.0
@@ -103,6 +104,15 @@ class Pair:
         self.clock.now += seconds
         with self.link._lock:
             self.link._wake()
+
+    def expect_rest(self) -> None:
+        """
+        Wait until the keeper looks only where something comes.
+        """
+        deadline = time.monotonic() + WAIT
+        while not self.link._resting:
+            assert time.monotonic() < deadline
+            time.sleep(0)
 
     def heard(self) -> None:
         """
@@ -237,8 +247,9 @@ def fill(pair: Pair) -> None:
     """
     link = pair.link
     link.pending.extend(repeat(encode_packet({"x": bytes(60_000)}), 1000))
-    while not link._wire.unsent:
-        link.send()
+    link.send()
+    with link._lock:
+        assert link._wire.unsent
 
 
 def test_a_server_that_answers_but_reads_nothing_is_given_up(make):
@@ -259,6 +270,41 @@ def test_a_server_that_answers_but_reads_nothing_is_given_up(make):
     error = caught.value
     assert (error.option, error.limit) == ("write_timeout", 30.0)
     assert "nothing of what the server is to read" in str(error)
+
+
+def test_a_server_that_reads_slowly_is_not_given_up(make):
+    """
+    Whatever leaves within the limit shows that it reads.
+    """
+    pair = make(Limits(window_bytes=2**30), clock=Clock())
+    fill(pair)
+    wire = pair.link._wire
+    for _ in range(8):
+        writes = wire.writes
+        while wire.writes == writes:
+            pair.peer.machine.receive_data(pair.peer.socket.recv(65536))
+        pair.peer.machine.ping(0)
+        pair.peer.say()
+        pair.link.wait()
+        pair.clock.now += 25.0
+        pair.link._turn()
+    assert pair.link._broken is None
+
+
+def test_what_the_system_did_not_take_at_once_leaves_while_user_code_runs(make):
+    """
+    Nothing has to be due, no other packet has to come.
+    """
+    pair = make(Limits(window_bytes=2**30), clock=Clock())
+    link = pair.link
+    for n in (1, 2):
+        link.take_in(iter([{"n": n}]), 1)
+        assert link.send()
+    blob = bytes(12_000_000)
+    pair.expect_rest()
+    link.take_in(iter([{"blob": blob}]), 1)
+    assert not link.send()
+    pair.peer.expect(lambda event: isinstance(event, PacketsReceived) and event.batch.size > 2**20)
 
 
 def test_a_server_is_given_up_though_the_client_is_never_at_rest(make):
