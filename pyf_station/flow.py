@@ -148,7 +148,10 @@ class Flow(_Reader, Iterator[Packet]):
                 self._end()
                 return None
             self._prepare()
-            return self._session.decoded[2] if self._accept(self._inbox.get()) else None
+            self._session.reading = True
+            item = self._inbox.get()
+            self._session.reading = False
+            return self._session.decoded[2] if self._accept(item) else None
 
 
 def _in_list(item: Item) -> list[Item]:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -29,6 +29,7 @@ from pyf.station.auth import Authenticate, Gate, exposed
 from pyf.station.bridge import run_coroutine
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
+from pyf.station.observe import Observed, Observer
 from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.tls import server_context
@@ -70,6 +71,8 @@ class FlowServer(Factory):
     :param authenticate: called with each flow's header and the client's address, before its
         handler: it returns the ``client.identity``, or raises AuthenticationFailed. A function, in
         a thread of the server's own; or a coroutine function, on the reactor.
+    :param observers: called in the reactor's thread with each
+        :class:`~pyf.station.observe.Event`; they must not block.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
     :param resume: lets flows survive their connection, where their clients ask for it.
@@ -86,6 +89,7 @@ class FlowServer(Factory):
         max_clients_per_address: int | None = None,
         expose_errors: bool = False,
         authenticate: Authenticate | None = None,
+        observers: Sequence[Observer] = (),
         limits: Limits | None = None,
         reactor: Any = None,
         resume: ResumePolicy | None = None,
@@ -123,6 +127,10 @@ class FlowServer(Factory):
         self._broken_off = False
         self._warned = False
         self._hook: Any = None
+        self.observed: Observed | None = None
+        """What observers see, where there are any."""
+        for observer in observers:
+            self.observe(observer)
 
     @property
     def reactor(self) -> Any:
@@ -192,6 +200,16 @@ class FlowServer(Factory):
         """
         return sum(session.cancelled for session in self._running)
 
+    def observe(self, observer: Observer) -> Observed:
+        """Have *observer* told of what happens; return what it can look at.
+
+        For before the server listens: of flows that are open already nothing is told.
+        """
+        if self.observed is None:
+            self.observed = Observed(lambda: self.reactor, lambda: self.clock())  # noqa: PLW0108 - as late as the reactor
+        self.observed.observers.append(observer)
+        return self.observed
+
     # What Twisted calls
 
     def startFactory(self) -> None:  # noqa: N802 - Twisted's name
@@ -220,8 +238,14 @@ class FlowServer(Factory):
 
     def start(self, session: Session) -> bool:
         """Start the handler for *session*; return False where too many are running."""
-        if self.handlers >= self.max_handlers:
-            return False
+        if self.observed is not None:
+            self.observed.opened(session)
+        started = self.handlers < self.max_handlers and self._start(session)
+        if not started and self.observed is not None:
+            self.observed.refused(session)
+        return started
+
+    def _start(self, session: Session) -> bool:
         inbox: Any = session.inbox
         self._running.add(session)
         if self.runner.kind is Kind.THREAD:
@@ -297,6 +321,8 @@ class FlowServer(Factory):
         """Serve a connection."""
         self.connections.add(connection)
         self._addresses[_address(connection.peer)] += 1
+        if self.observed is not None:
+            self.observed.connected(connection)
 
     def left(self, connection: StationProtocol) -> None:
         """Forget a connection that has ended."""
@@ -306,6 +332,8 @@ class FlowServer(Factory):
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
+        if self.observed is not None:
+            self.observed.disconnected(connection)
         self._settle()
 
     def _run_in_thread(self, session: Session, inbox: Any) -> None:
@@ -323,6 +351,8 @@ class FlowServer(Factory):
 
     def _handler_returned(self, session: Session) -> None:
         self._running.discard(session)
+        if self.observed is not None:
+            self.observed.returned(session)
         self._settle()
 
     def _reactor_stops(self) -> Deferred[None]:

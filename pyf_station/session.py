@@ -137,8 +137,12 @@ class Session:
         first = iter(() if header is None else (header,))
         self.decoded: Decoded = (0, first, first)
         """Replaced as one, since the reactor counts while the handler takes."""
+        self.sent: int = 0
+        """Messages that have left."""
         self.reading: bool = False
-        """Whether a coroutine waits for the inbox."""
+        """Whether the handler waits for the inbox."""
+        self.on_end: Callable[[Session], object] | None = None
+        """Called once the flow is over, by those who observe."""
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
@@ -186,12 +190,14 @@ class Session:
         if status is not None:
             facts = {"status": status, "code": code or status, "message": str(error)}
             self.carrier.send_result(self.flow_id, self.consumed, facts)
+        self._tell_end()
 
     def lose(self, error: StationError) -> None:
         """Note that the connection is gone: *error* for a handler that still needs it."""
         if self.whole and not self._waits:
             self._close(None)
             self._wake_waiters()
+            self._tell_end()
         else:
             self.fail(error)
 
@@ -201,7 +207,9 @@ class Session:
             self._scheduled = False
             if self._closed:
                 return
-            if self._pending and self.carrier.send_messages(self.flow_id, self._pending):
+            sent = self.carrier.send_messages(self.flow_id, self._pending) if self._pending else 0
+            if sent:
+                self.sent += sent
                 self._pending_size = sum(map(len, self._pending))
                 self._changed.notify_all()
             result = self._result if not self._pending else None
@@ -210,6 +218,7 @@ class Session:
         self._wake_waiters()
         if result is not None:
             self.carrier.send_result(self.flow_id, *result)
+            self._tell_end()
 
     # What the handler does; callable from any thread
 
@@ -361,6 +370,17 @@ class Session:
         return self._result is not None
 
     @property
+    def status(self) -> str | None:
+        """What the handler has answered, ``success`` or ``error``. Callable from any thread."""
+        return self._result[1]["status"] if self._result is not None else None
+
+    @property
+    def awaited(self) -> str:
+        """Who is waited for, ``client`` or ``handler``. Callable from any thread."""
+        idle = self.reading or self._pending or self._result is not None
+        return "client" if idle and self.ending is None else "handler"
+
+    @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the handler any more. Callable from any thread."""
         return self.ending is not None
@@ -426,6 +446,10 @@ class Session:
             self._pending.clear()
             self._pending_size = 0
             self._changed.notify_all()
+
+    def _tell_end(self) -> None:
+        if self.on_end is not None:
+            self.on_end(self)
 
     def _reads_on(self) -> bool:
         """Whether packets that came are left, and the handler takes one now and then."""
