@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, Self
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.conversation import Conversation
+from pyf.station.intercept import Interceptor
+from pyf.station.intercepted import InterceptedConversation, Through, intercepted
 from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
@@ -43,6 +45,8 @@ class StationClient(BaseClient):
         server's name has to be *host*.
     :param certificate: paths of the client's own certificate and its key, for a server that asks
         for one.
+    :param interceptors: what each call runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
 
     Usable from several threads at once, each with calls of its own. Raises ValueError for a port
@@ -58,10 +62,12 @@ class StationClient(BaseClient):
         *,
         tls: ClientTls = False,
         certificate: Paths | None = None,
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
+        self._interceptors = tuple(interceptors)
 
     def call(
         self,
@@ -140,15 +146,22 @@ class StationClient(BaseClient):
         It connects now, and raises as ``call`` does.
         """
         check_call(header, timeout)
-        link = self._connect(timeout, resume=resume)
-        try:
-            link.open(header, waits=True)
-            link.send()
-        except BaseException:
-            link.cancel()
-            link.close()
-            raise
-        return Conversation(link, self._notify)
+
+        def connect(header: dict[str, Any] | None) -> Link:
+            link = self._connect(timeout, resume=resume)
+            try:
+                link.open(header, waits=True)
+                link.send()
+            except BaseException:
+                link.cancel()
+                link.close()
+                raise
+            return link
+
+        if self._interceptors:
+            around = self._interceptors, (self.host, self.port)
+            return InterceptedConversation(*around, header, connect, self._notify)
+        return Conversation(connect(header), self._notify)
 
     def _connect(
         self, timeout: float | None, *, resume: bool = False, flow_id: str | None = None
@@ -181,17 +194,28 @@ class StationClient(BaseClient):
         if flow_id is not None:
             if not callable(flow):
                 raise TypeError("with flow_id=, a flow is a function of the packet to start with")
-            again = partial(
-                self._steps, None, header, progress=progress, make=flow, flow_id=flow_id
-            )
-            return Call(persist(again, timeout, progress), progress)
-        if isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
+            make: Source = flow
+        elif isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             raise not_a_flow(flow, "an iterable")
-        progress.length_hint = known_length(flow)
-        steps = self._steps(
-            iter(flow), header, timeout, waits=waits, progress=progress, resume=resume
-        )
-        return Call(steps, progress)
+        else:
+            progress.length_hint = known_length(flow)
+            source = iter(flow)
+
+        def steps(through: Through, header: dict[str, Any] | None) -> Generator[Value, None, None]:
+            known = partial(self._steps, header=header, progress=progress)
+            if flow_id is None:
+                return known(through(source), timeout=timeout, waits=waits, resume=resume)
+
+            def again(left: float | None) -> Generator[Value, None, None]:
+                rest = partial(_start, through, make)
+                return known(None, timeout=left, make=rest, flow_id=flow_id)
+
+            return persist(again, timeout, progress)
+
+        if self._interceptors:
+            around = self._interceptors, (self.host, self.port)
+            return Call(intercepted(*around, header, progress, steps), progress)
+        return Call(steps(_same, header), progress)
 
     def _steps(
         self,
@@ -304,7 +328,8 @@ class StationClient(BaseClient):
         yield from self._messages(link, progress)
         if link.result is not None:
             progress.received += 1
-            yield outcome(link.result, link.sent, link.timeout, self._notify)
+            progress.final = outcome(link.result, link.sent, link.timeout, self._notify)
+            yield progress.final
 
     def _messages(self, link: Link, progress: Progress) -> Generator[Value, None, None]:
         while packets := link.take_messages():
@@ -377,6 +402,14 @@ def _answers(call: Call) -> Generator[Packet, None, None]:
         for value in call:
             if value is not True:
                 yield value
+
+
+def _same(source: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return source
+
+
+def _start(through: Through, make: Source, start: int) -> Flow:
+    return through(iter(make(start)))
 
 
 def _close(source: Iterator[dict[str, Any]] | None) -> None:

@@ -52,12 +52,7 @@ class HandlerRunner:
             flow.wait_for_header()
             if self._gate is not None and not self._gate.pass_in_thread(session):
                 return
-            result = self._call(flow, client)
-            if isinstance(result, Generator):
-                result = _drive(result, client)
-            _refuse_awaitable(result)
-            if not session.answered and not session.cancelled:
-                client.success(result)
+            self._handle(session, flow, client)
         except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
 
@@ -68,18 +63,29 @@ class HandlerRunner:
             await flow.wait_for_header()
             if self._gate is not None and not await self._gate.pass_on_reactor(session):
                 return
-            result = self._call(flow, client)
-            if isinstance(result, AsyncGenerator):
-                await _drive_async(result, client)
-                result = None
-            else:
-                result = await result
-            if not session.answered and not session.cancelled:
-                await client.success(result)
+            await self._handle_async(session, flow, client)
         except GeneratorExit:
             raise  # Nothing holds the coroutine any more: it is no failure of the handler's.
         except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
+
+    def _handle(self, session: Session, flow: Any, client: Client) -> None:
+        result = self._call(flow, client)
+        if isinstance(result, Generator):
+            result = _drive(result, client)
+        _refuse_awaitable(result)
+        if not session.answered and not session.cancelled:
+            client.success(result)
+
+    async def _handle_async(self, session: Session, flow: Any, client: AsyncClient) -> None:
+        result = self._call(flow, client)
+        if isinstance(result, AsyncGenerator):
+            await _drive_async(result, client)
+            result = None
+        else:
+            result = await result
+        if not session.answered and not session.cancelled:
+            await client.success(result)
 
     def _call(self, flow: object, client: object) -> Any:
         result = self._handler(flow, client)

@@ -28,6 +28,7 @@ from pyf.transport import (
     FlowRefused,
     Limits,
     OutcomeUnknown,
+    Packet,
     ResumeRejected,
     Role,
     StationError,
@@ -298,6 +299,8 @@ class Progress:
         self.link: Link | None = None
         self.length_hint: int | None = None
         self.received: int = 0
+        self.final: Packet | None = None
+        """What stands for the success, once it has come."""
         self._origin = 0
         self._told = 0
 

@@ -29,7 +29,9 @@ from pyf.station.auth import Authenticate, Gate, exposed
 from pyf.station.bridge import run_coroutine
 from pyf.station.carrier import StationProtocol
 from pyf.station.handlers import Handler, HandlerRunner, Kind
+from pyf.station.intercept import Interceptor
 from pyf.station.observe import Observed, Observer
+from pyf.station.piped import InterceptedRunner
 from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.tls import server_context
@@ -73,6 +75,8 @@ class FlowServer(Factory):
         a thread of the server's own; or a coroutine function, on the reactor.
     :param observers: called in the reactor's thread with each
         :class:`~pyf.station.observe.Event`; they must not block.
+    :param interceptors: what each flow runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor it will run on; Twisted's default one if not given.
     :param resume: lets flows survive their connection, where their clients ask for it.
@@ -90,13 +94,15 @@ class FlowServer(Factory):
         expose_errors: bool = False,
         authenticate: Authenticate | None = None,
         observers: Sequence[Observer] = (),
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
         reactor: Any = None,
         resume: ResumePolicy | None = None,
     ) -> None:
         self.gate: Gate | None = None if authenticate is None else Gate(authenticate, self)
         """Who asks for a client's identity, if anybody does."""
-        self.runner: HandlerRunner = HandlerRunner(handler, self.gate)
+        runner = partial(InterceptedRunner, interceptors) if interceptors else HandlerRunner
+        self.runner: HandlerRunner = runner(handler, self.gate)
         if max_handlers is None:
             max_handlers = MAX_THREADS if self.runner.kind is Kind.THREAD else MAX_COROUTINES
         counts = {

@@ -76,6 +76,8 @@ ROOMS = (
             "pyf.station.auth",
             "pyf.station.scarcity",
             "pyf.station.sessions",
+            "pyf.station.piped",
+            "pyf.station.intercepted",
             "pyf.station.intercept",
             "pyf.station.observe",
             "pyf.station.session",
