@@ -15,7 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from pyf.station.handlers import Handler
+from pyf.station.observe import log_events
 from pyf.station.server import FlowServer
+from pyf.station.status import status_site
 from pyf.transport import Limits
 
 DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
@@ -71,25 +73,46 @@ def _close(port: Any) -> Any:
 class StationService(_Services):
     """Serves flows with *server*, on the given *endpoints*, for as long as the service runs.
 
-    Endpoints are strings or Twisted's objects. Stopping it drains: what stopService returns fires
+    Endpoints are strings or Twisted's objects; *status* is the one of a page on what goes on, which
+    answers until all has stopped. Stopping it drains: what stopService returns fires
     once the open flows have ended, after ``limits.drain_grace`` and a moment at the latest.
     """
 
-    def __init__(self, server: FlowServer, *where: Any) -> None:
+    def __init__(self, server: FlowServer, *where: Any, status: Any = None) -> None:
         super().__init__()
         self.server: FlowServer = server
+        self._status: Any = None
+        if status is not None:
+            self._status = self._listening(status, status_site(server))
         for each in where:
-            endpoint = _from_string(server.reactor, each) if isinstance(each, str) else each
-            listening = _Listening(endpoint, server)
-            # A port that is taken is an error at the start, and not one in a log.
-            listening._raiseSynchronously = True  # noqa: SLF001 - as strports.service() does
-            listening.setServiceParent(self)
+            self._listening(each, server).setServiceParent(self)
+
+    def _listening(self, where: Any, factory: Any) -> Any:
+        endpoint = _from_string(self.server.reactor, where) if isinstance(where, str) else where
+        listening = _Listening(endpoint, factory)
+        # A port that is taken is an error at the start, and not one in a log.
+        listening._raiseSynchronously = True  # noqa: SLF001 - as strports.service() does
+        return listening
+
+    def privilegedStartService(self) -> None:  # noqa: N802 - Twisted's name
+        """Listen, while the process may still do so on any port."""
+        for each in filter(None, [self._status]):
+            each.privilegedStartService()
+        super().privilegedStartService()
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        """Listen, where that was not done before."""
+        for each in filter(None, [self._status]):
+            each.startService()
+        super().startService()
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Close the ports, and drain."""
         stopped: Deferred[Any] = super().stopService()
-        drained = self.server.drain()
-        return drained.addCallback(lambda _: stopped).addCallback(lambda _: None)
+        status = self._status
+        drained = self.server.drain().addCallback(lambda _: stopped)
+        drained.addCallback(lambda _: status.stopService() if status is not None else None)
+        return drained.addCallback(lambda _: None)
 
 
 class Options(_Options):
@@ -102,11 +125,13 @@ class Options(_Options):
     )
     optFlags = (  # noqa: N815 - Twisted's name
         ["expose-errors", None, "Clients get the text and traceback of a handler's failure."],
+        ["log-events", None, "Log each flow, its stalls and its end."],
     )
     optParameters = (  # noqa: N815 - Twisted's name
         ["handler", "h", None, "MODULE:NAME, found from the current folder."],
         ["max-handlers", None, None, "Handlers running at once.", int],
         ["max-clients", None, None, "Connections at once.", int],
+        ["status", None, None, "Endpoint of a page on what goes on, such as tcp:8080."],
         ["drain-grace", None, None, "Seconds that open flows have once it stops.", float],
     )
 
@@ -137,9 +162,12 @@ def makeService(options: Any) -> StationService:  # noqa: N802 - Twisted's name
             load_handler(options["handler"]),
             **{name: value for name, value in given.items() if value is not None},
             expose_errors=bool(options["expose-errors"]),
+            observers=[log_events] if options["log-events"] else (),
             limits=Limits() if grace is None else Limits(drain_grace=grace),
             reactor=reactor,
         )
-        return StationService(server, *(options["endpoints"] or [DEFAULT_ENDPOINT]))
+        return StationService(
+            server, *(options["endpoints"] or [DEFAULT_ENDPOINT]), status=options["status"]
+        )
     except (LookupError, OSError, TypeError, ValueError) as error:
         raise usage.UsageError(str(error)) from error

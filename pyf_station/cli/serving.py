@@ -16,8 +16,10 @@ from pyf.station.cli.sending import record_input
 from pyf.station.cli.supervisor import Supervisor
 from pyf.station.files import Receiver
 from pyf.station.handlers import Handler
+from pyf.station.observe import log_events
 from pyf.station.server import MAX_CLIENTS, STOP_GRACE, FlowServer
 from pyf.station.service import DEFAULT_ENDPOINT, HandlerNotFound, load_handler
+from pyf.station.status import status_site
 
 SHARED = ("tcp", "tcp6", "systemd")
 """Endpoints whose socket can be shared by workers."""
@@ -66,14 +68,21 @@ def _broken(module: str, error: Exception) -> common.Failure:
     is_flag=True,
     help="Clients get the text and traceback of a handler's failure.",
 )
+@click.option(
+    "--status", metavar="ENDPOINT", help="Where a page shows what goes on: tcp:8080 and so on."
+)
+@click.option("--log-events", is_flag=True, help="Log each flow, its stalls and its end.")
 @common.limit_option
 @click.option("--log-format", type=click.Choice([*running.LOGS]), default="text")
 @click.option("--reactor", type=click.Choice(["default", "asyncio"]), default="default")
 @click.option("--adopt", "descriptors", type=int, multiple=True, hidden=True)
+@click.option("--adopt-status", type=int, hidden=True)
 @click.option("--leash", type=int, hidden=True)
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Serve flows with a handler: HANDLER of MODULE, which is found from the current folder.
+
+    With --workers, the status page is that of the process that happens to answer.
 
     SIGTERM and Ctrl-C drain: no new flow begins, and open ones have Limits.drain_grace to end. A
     second Ctrl-C breaks them off.
@@ -82,6 +91,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     Examples:
       pyf-station serve handlers:import_rows --endpoint tcp:8000:interface=127.0.0.1
       pyf-station serve handlers:import_rows --endpoint tcp:8000 --workers 4
+      pyf-station serve handlers:import_rows --status tcp:8080:interface=127.0.0.1
       pyf-station serve handlers:Import.rows --reload --limit drain_grace=1
     """
     supervised = options["workers"] > 1 or options["reload"]
@@ -97,12 +107,17 @@ def _serve(options: dict[str, Any]) -> int:
             max_handlers=options["max_handlers"],
             max_clients=options["max_clients"],
             expose_errors=options["expose_errors"],
+            observers=[log_events] if options["log_events"] else (),
             limits=common.limits_of(options["bounds"]),
             reactor=reactor,
         )
     except TypeError as error:
         raise click.BadParameter(str(error), param_hint="HANDLER") from error
     running.begin_logging(options["log_format"])
+    if options["adopt_status"] is not None:
+        running.adopt(reactor, status_site(server), options["adopt_status"])
+    elif options["status"] is not None:
+        _say_status(running.listen(reactor, status_site(server), options["status"]))
     for descriptor in options["descriptors"]:
         running.adopt(reactor, server, descriptor)
     if not options["descriptors"]:
@@ -112,6 +127,10 @@ def _serve(options: dict[str, Any]) -> int:
     return running.run(reactor, server.stop, options["leash"])
 
 
+def _say_status(port: Any) -> None:
+    common.say(f"status on http://{running.where(port)}/")
+
+
 def _supervise(options: dict[str, Any]) -> int:
     from twisted.internet import reactor  # never run: it knows how to listen, and its workers serve
 
@@ -119,15 +138,27 @@ def _supervise(options: dict[str, Any]) -> int:
         raise common.Failure("--reload needs watchfiles: python -m pip install 'pyf.station[cli]'")
     ports = []
     for endpoint in options["endpoints"] or (DEFAULT_ENDPOINT,):
-        if endpoint.partition(":")[0] not in SHARED:
-            text = f"{endpoint!r} cannot be shared by workers; {', '.join(SHARED)} can"
-            raise click.BadParameter(text, param_hint="--endpoint")
-        ports.append(running.listen(reactor, FlowServer(_nobody), endpoint))
+        ports.append(_listen_for_workers(reactor, endpoint))
         common.say(f"{options['handler']} serves on {running.where(ports[-1])}")
+    status = None
+    if options["status"] is not None:
+        status = _listen_for_workers(reactor, options["status"])
+        _say_status(status)
     grace = common.limits_of(options["bounds"]).drain_grace + 2 * STOP_GRACE
     descriptors = [port.fileno() for port in ports]
-    supervisor = Supervisor(_command(options, descriptors), options["workers"], descriptors, grace)
+    command = _command(options, descriptors)
+    if status is not None:
+        command += ["--adopt-status", str(status.fileno())]
+        descriptors.append(status.fileno())
+    supervisor = Supervisor(command, options["workers"], descriptors, grace)
     return supervisor.run(Path.cwd() if options["reload"] else None)
+
+
+def _listen_for_workers(reactor: Any, endpoint: str) -> Any:
+    if endpoint.partition(":")[0] not in SHARED:
+        text = f"{endpoint!r} cannot be shared by workers; {', '.join(SHARED)} can"
+        raise click.BadParameter(text, param_hint="--endpoint")
+    return running.listen(reactor, FlowServer(_nobody), endpoint)
 
 
 def _nobody(flow: Any, client: Any) -> None:
@@ -139,7 +170,8 @@ def _command(options: dict[str, Any], descriptors: list[int]) -> list[str]:
     for name in ("max_handlers", "max_clients", "log_format", "reactor"):
         if options[name] is not None:
             command += [f"--{name.replace('_', '-')}", str(options[name])]
-    command += ["--expose-errors"] * options["expose_errors"]
+    for flag in ("expose_errors", "log_events"):
+        command += [f"--{flag.replace('_', '-')}"] * options[flag]
     for name, bound in options["bounds"]:
         command += ["--limit", f"{name}={bound}"]
     for descriptor in descriptors:

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -180,3 +181,21 @@ def test_round_trips_are_measured(run, serve):
         assert run("ping", f":{port}", "-c", 1).exit_code == 1
         closing.join()
     assert run("ping", "127.0.0.1:1", "-c", 1).exit_code == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_status_page_is_served_beside_it(start, workers):
+    """
+    Also with several workers, of which one answers; events are logged where that is asked for.
+    """
+    options = ("--status", LOCAL, "--log-events", "--workers", workers)
+    process = start("serve", "served:count", "-e", LOCAL, *options)
+    ports = {}
+    while len(ports) < 2:
+        what, port = process.hear(r"(serves|status) on (?:http://)?127.0.0.1:(\d+)").groups()
+        ports[what] = int(port)
+    StationClient("127.0.0.1", ports["serves"]).send([{"n": 1}] * 3, timeout=20)
+    process.hear(r"flow_finished 1 from .*: success after 3 packets")
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports['status']}/", timeout=20) as page:
+        assert b"which alone is shown here" in page.read()
+    assert process.end(signal.SIGTERM)[0] == 0
