@@ -30,6 +30,7 @@ import pyf.station.tx
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.base import LISTENER_EVENTS
+from pyf.station.observe import NAMES
 from pyf.station.server import MAX_CLIENTS, MAX_COROUTINES, MAX_THREADS, STOP_GRACE
 from pyf.transport.limits import MAX_REPLIES
 
@@ -244,6 +245,14 @@ def test_every_limit_is_in_the_table() -> None:
     text = (DOCS / "reference" / "limits.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE)
     assert rows == [(field.name, str(field.default)) for field in dataclasses.fields(Limits)]
+
+
+def test_every_event_is_in_the_table() -> None:
+    """
+    The guide has all events of a server in their order, with the words of the source.
+    """
+    text = (DOCS / "howto" / "observe.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+_\w+)` \| (.+?) \|", text, re.MULTILINE) == [*NAMES.items()]
 
 
 def test_defaults_are_those_that_the_pages_name() -> None:
