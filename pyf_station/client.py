@@ -191,27 +191,18 @@ class StationClient(BaseClient):
     ) -> Call:
         check_call(header, timeout)
         progress = Progress()
+        steps: Callable[[Through, Any], Generator[Value, None, None]]
+        known = partial(self._steps, progress=progress)
         if flow_id is not None:
             if not callable(flow):
                 raise TypeError("with flow_id=, a flow is a function of the packet to start with")
-            make: Source = flow
+            steps = partial(_again, partial(known, flow_id=flow_id), flow, timeout, progress)
         elif isinstance(flow, str | bytes | bytearray | Mapping) or not isinstance(flow, Iterable):
             raise not_a_flow(flow, "an iterable")
         else:
             progress.length_hint = known_length(flow)
-            source = iter(flow)
-
-        def steps(through: Through, header: dict[str, Any] | None) -> Generator[Value, None, None]:
-            known = partial(self._steps, header=header, progress=progress)
-            if flow_id is None:
-                return known(through(source), timeout=timeout, waits=waits, resume=resume)
-
-            def again(left: float | None) -> Generator[Value, None, None]:
-                rest = partial(_start, through, make)
-                return known(None, timeout=left, make=rest, flow_id=flow_id)
-
-            return persist(again, timeout, progress)
-
+            once = partial(known, timeout=timeout, waits=waits, resume=resume)
+            steps = partial(_once, once, iter(flow))
         if self._interceptors:
             around = self._interceptors, (self.host, self.port)
             return Call(intercepted(*around, header, progress, steps), progress)
@@ -406,6 +397,27 @@ def _answers(call: Call) -> Generator[Packet, None, None]:
 
 def _same(source: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return source
+
+
+def _once(
+    steps: Callable[..., Generator[Value, None, None]],
+    source: Iterator[dict[str, Any]],
+    through: Through,
+    header: dict[str, Any] | None,
+) -> Generator[Value, None, None]:
+    return steps(through(source), header)
+
+
+def _again(
+    steps: Callable[..., Generator[Value, None, None]],
+    make: Source,
+    timeout: float | None,
+    progress: Progress,
+    through: Through,
+    header: dict[str, Any] | None,
+) -> Generator[Value, None, None]:
+    rest = partial(_start, through, make)
+    return persist(partial(steps, None, header, make=rest), timeout, progress)
 
 
 def _start(through: Through, make: Source, start: int) -> Flow:

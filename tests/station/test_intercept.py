@@ -5,7 +5,15 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pyf.station import ConnectFailed, FlowCancelled, FlowServer, ServerError, StationClient
+from pyf.station import (
+    ConnectFailed,
+    FlowCancelled,
+    FlowServer,
+    ResumePolicy,
+    ServerError,
+    SQLiteStore,
+    StationClient,
+)
 from pyf.station.handlers import HandlerRunner
 from pyf.transport import ClientError, Packet
 
@@ -418,3 +426,17 @@ def test_without_interceptors_nothing_stands_between(peer):
         lambda flow, client: type(flow).__name__ + type(client).__name__, interceptors=[Spy()]
     )
     assert each.call({"a": 1}).value == "FlowClient"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_flow_that_survives_is_intercepted(serve, tmp_path, named):
+    """
+    Also one with a name, whose packets come from a function.
+    """
+    port = serve(in_thread, resume=ResumePolicy(store=SQLiteStore(tmp_path / "store")))
+    spy = Spy(lambda call: call.map_packets(add("out")))
+    client = StationClient("127.0.0.1", port, True, interceptors=[spy])
+    flow, name = ((lambda start: [{"n": 1}][start:]), "it") if named else ([{"n": 1}], None)
+    first, last = client.stream(flow, resume=True, flow_id=name)
+    assert (first, last.message) == ({"n": 1, "seen": ["out"]}, "done")
+    assert spy.call.status == "success"

@@ -78,7 +78,8 @@ def reader():
     read, go_on = threading.Event(), threading.Event()
 
     def handler(flow, client):
-        next(flow), next(flow)
+        next(flow)
+        next(flow)
         client.message({"read": True})
         read.set()
         assert go_on.wait(10)
