@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from pyf.station.session import Session
 from pyf.station.watch import Alarm
 from pyf.transport import (
+    AuthenticationFailed,
     BadFlowEnding,
     ClientError,
     DeadlineExceeded,
@@ -54,9 +55,10 @@ _ENDINGS: Final[dict[type[StationError], str]] = {
     ClientError: "client_failed",
     BadFlowEnding: "lost",
     RemoteProtocolError: "breach",
+    AuthenticationFailed: "refused",
 }
 
-OUTCOMES: Final = ("success", "error", *_ENDINGS.values(), "refused")
+OUTCOMES: Final = ("success", "error", *_ENDINGS.values())
 """How a flow can end: by its handler's word, or before its time."""
 
 _SECRET: Final = re.compile(

@@ -1,6 +1,7 @@
 """The named events of a server: what is known with each, and nothing for a packet."""
 
 import threading
+from typing import Any
 
 import pytest
 from twisted.internet.address import UNIXAddress
@@ -16,7 +17,7 @@ from pyf.station.observe import (
     shown,
     text_of,
 )
-from pyf.transport import Limits, Packet
+from pyf.transport import AuthenticationFailed, Limits, Packet
 
 
 def count_all(flow, client):
@@ -144,6 +145,21 @@ def test_a_flow_without_a_free_handler_is_refused(peer, events, names):
     assert [flow.number for flow in each.server.observed.flows] == [1]
 
 
+def test_a_client_that_is_not_let_in_is_refused(peer, events):
+    """
+    It is told as cancelled and as finished, both times as refused.
+    """
+
+    async def nobody(header, peer):
+        raise AuthenticationFailed("no token")
+
+    each = peer(answer_each, observers=[events.append], authenticate=nobody)
+    flow = each.open({"a": 1})
+    each.result(flow)
+    each.returned()
+    assert [event.outcome for event in events if event.outcome] == ["refused", "refused"]
+
+
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_stall_names_the_side_that_is_waited_for(peer, events, reads):
     """
@@ -246,13 +262,14 @@ def test_events_are_logged_with_their_facts(peer):
     """
     Each event is one entry of the log, readable, with every fact in a field; secrets are masked.
     """
-    logged = []
-    globalLogPublisher.addObserver(logged.append)
+    logged: list[Any] = []
+    note: Any = logged.append  # pyright knows nothing of zope's interfaces
+    globalLogPublisher.addObserver(note)
     try:
         each = peer(answer_each, observers=[log_events])
         each.call({"a": 1}, header={"table": "prices", "authtkt": "hush"})
     finally:
-        globalLogPublisher.removeObserver(logged.append)
+        globalLogPublisher.removeObserver(note)
     (finished,) = [entry for entry in logged if entry.get("name") == "flow_finished"]
     assert finished["log_format"].format(**finished).startswith("flow_finished 1 from ")
     assert (finished["received"], finished["outcome"]) == (1, "success")
