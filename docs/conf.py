@@ -21,9 +21,10 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
     # The standard library's own documentation is elsewhere.
-    ("py:.*", r"(collections|contextlib|enum|os)\..*"),
+    ("py:.*", r"(collections|contextlib|enum|opentelemetry|os|pathlib|ssl)\..*"),
     ("py:.*", r".*twisted\..*"),
-    ("py:.*", r"pyf\.transport\.(frames|states)\..*|pyf\.station\.carrier\.StationProtocol"),
+    ("py:.*", r"pyf\.transport\.(frames|resume|states)\..*"),
+    ("py:.*", r"pyf\.station\.(carrier\.StationProtocol|observe\.Observed)"),
 ]
 
 html_theme = "furo"

@@ -24,6 +24,8 @@ class Link(KeptLink):
     wherever the garbage collector runs.
     """
 
+    packet_size: int
+
     # The flow
 
     def open(

@@ -24,10 +24,7 @@ DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
 """Where a server listens that was not told: on this machine alone."""
 
 _from_string: Final[Any] = endpoints.serverFromString
-_Options: Final[Any] = usage.Options
 _Service: Final[Any] = Service
-_Services: Final[Any] = MultiService
-_EndpointService: Final[Any] = StreamServerEndpointService
 
 
 class HandlerNotFound(LookupError):
@@ -58,19 +55,20 @@ def load_handler(name: str) -> Handler:
     return handler
 
 
-class _Listening(_EndpointService):
+class _Listening(StreamServerEndpointService):
     def stopService(self) -> Any:  # noqa: N802 - Twisted's name
         """Close the port, unless the server has, as it drains: one that is asked twice fails."""
         _Service.stopService(self)
-        self._waitingForPort.cancel()
-        return self._waitingForPort.addCallback(_close)
+        listening: Any = self._waitingForPort
+        listening.cancel()
+        return listening.addCallback(_close)
 
 
 def _close(port: Any) -> Any:
     return None if port is None or getattr(port, "disconnecting", False) else port.stopListening()
 
 
-class StationService(_Services):
+class StationService(MultiService):
     """Serves flows with *server*, on the given *endpoints*, for as long as the service runs.
 
     Endpoints are strings or Twisted's objects; *status* is the one of a page on what goes on, which
@@ -106,7 +104,7 @@ class StationService(_Services):
             each.startService()
         super().startService()
 
-    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
+    def stopService(self) -> Any:  # noqa: N802 - Twisted's name
         """Close the ports, and drain."""
         stopped: Deferred[Any] = super().stopService()
         status = self._status
@@ -115,7 +113,7 @@ class StationService(_Services):
         return drained.addCallback(lambda _: None)
 
 
-class Options(_Options):
+class Options(usage.Options):
     """What ``twist pyf-station`` takes."""
 
     synopsis = "[options] --handler MODULE:NAME"
@@ -123,11 +121,11 @@ class Options(_Options):
         "Serves flows of packets over TCP. Example: "
         "twist pyf-station --endpoint tcp:8000 --handler mymodule:handler"
     )
-    optFlags = (  # noqa: N815 - Twisted's name
+    optFlags: Any = (  # noqa: N815 - Twisted's name
         ["expose-errors", None, "Clients get the text and traceback of a handler's failure."],
         ["log-events", None, "Log each flow, its stalls and its end."],
     )
-    optParameters = (  # noqa: N815 - Twisted's name
+    optParameters: Any = (  # noqa: N815 - Twisted's name
         ["handler", "h", None, "MODULE:NAME, found from the current folder."],
         ["max-handlers", None, None, "Handlers running at once.", int],
         ["max-clients", None, None, "Connections at once.", int],

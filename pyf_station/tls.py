@@ -127,7 +127,8 @@ class Channel:
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> None:
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.incoming: ssl.MemoryBIO = ssl.MemoryBIO()
+        self.outgoing: ssl.MemoryBIO = ssl.MemoryBIO()
         self.tls: ssl.SSLObject = context.wrap_bio(
             self.incoming, self.outgoing, server_hostname=host
         )
@@ -194,6 +195,9 @@ def _reason(error: OSError) -> str:
 
 class TlsWire(Wire):
     """A wire inside TLS. What it encrypts goes the way of every other byte."""
+
+    failure: str
+    ending: str
 
     def __init__(self, channel: Channel, sock: socket.socket) -> None:
         super().__init__(sock)

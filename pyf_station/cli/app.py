@@ -27,8 +27,8 @@ def cli() -> None:
     """
 
 
-for command in (
+for _command in (
     *(serving.serve, sending.call, serving.record, sending.replay),
     *(sending.send_file, serving.receive_file, ping.ping, sending.bench),
 ):
-    cli.add_command(command)
+    cli.add_command(_command)

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from pyf.station.cli.common import Decorator
+
 INTERVAL: Final = 0.25
 """Seconds between two looks."""
 
@@ -97,7 +99,7 @@ def metering(
         click.echo(f"\r\x1b[K{line}", err=True)
 
 
-progress_option = click.option(
+progress_option: Decorator = click.option(
     "--progress/--no-progress",
     default=None,
     help="A line on stderr with rate, sent and consumed, who is waited for. By default on a "

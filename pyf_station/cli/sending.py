@@ -19,7 +19,7 @@ from pyf.station.client import StationClient
 from pyf.station.files import FileFlow
 from pyf.transport import Packet, encode_packet, encode_packet_flow
 
-timeout_option = click.option(
+timeout_option: common.Decorator = click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds that the whole call may take."
 )
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import click
 
 from pyf.station import ndjson
-from pyf.station.cli.common import InputError
+from pyf.station.cli.common import Decorator, InputError
 from pyf.transport import Packet, StationError, decode_packet_flow
 from pyf.transport.frames import HEADER, MAGIC
 
@@ -143,13 +143,13 @@ def _packets(file: Counted, path: str, form: str) -> Iterator[Packet]:
     return iter(FORMATS[form](file))
 
 
-format_option = click.option(
+format_option: Decorator = click.option(
     *("-f", "--format", "form"),
     type=click.Choice(["auto", *FORMATS]),
     default="auto",
     show_default=True,
     help="What comes in. auto: by the ending of the name (.csv, .flow), or the first bytes.",
 )
-input_argument = click.argument(
+input_argument: Decorator = click.argument(
     "path", default="-", metavar="[FILE]", type=click.Path(exists=True, allow_dash=True)
 )

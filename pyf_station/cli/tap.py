@@ -21,10 +21,9 @@ from pyf.transport.limits import MAX_FRAME
 _RECORDED: Final = {FrameType.OPEN, FrameType.DATA, FrameType.END, FrameType.ABORT}
 _LAST: Final = {FrameType.END, FrameType.ABORT, FrameType.CANCEL}
 _log: Final = Logger()
-_Factory: Final[Any] = ProxyFactory  # untyped
 
 
-class Tap(_Factory):
+class Tap(ProxyFactory):
     """The factory of a tap into *folder*, before the server at *address*."""
 
     noisy = False
