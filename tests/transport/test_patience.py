@@ -53,6 +53,14 @@ def test_a_peer_without_hello_is_late(role):
     assert waiting.overdue(0.1) == "handshake_timeout"
 
 
+def test_half_a_hello_wins_no_time():
+    waiting = Waiting()
+    waiting.now += 4.0
+    waiting.receive(b"".join(waiting.peer.data_to_send())[:3])
+    assert waiting.overdue(0.9) is None
+    assert waiting.overdue(0.1) == "handshake_timeout"
+
+
 def test_what_is_overdue_is_told_in_words_and_numbers():
     waiting = Waiting()
     waiting.now += 5.0
