@@ -18,8 +18,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no bug, so no example has a deadline. CI looks at the same examples each time:
 # a red build is about the change that it builds. Elsewhere every run looks at new ones.
+# STATION_EXAMPLES says how many.
 settings.register_profile("new-examples", deadline=None)
-settings.register_profile("same-examples", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "same-examples",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    max_examples=int(os.environ.get("STATION_EXAMPLES", "100")),
+)
 settings.load_profile("same-examples" if os.environ.get("CI") else "new-examples")
 
 # Threads that belong to the process rather than to a test, by their exact name.
