@@ -91,7 +91,7 @@ class SQLiteStore:
             database.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, self._timeout, isolation_level=None)
+        return sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
 
 
 class PostgreSQLStore:
