@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyf.station.auth import refuse
-from pyf.station.scarcity import mind
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
@@ -95,7 +94,6 @@ class StationProtocol(Protocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
-        mind(getattr(innermost(self.transport), "server", None), server.reactor, server.clock)
         if server.stopping:
             self._leave("draining", "the server is stopping")
         elif len(server.connections) >= server.max_clients:

@@ -32,6 +32,7 @@ from pyf.station.handlers import Handler, HandlerRunner, Kind
 from pyf.station.intercept import Interceptor
 from pyf.station.observe import Observed, Observer
 from pyf.station.piped import InterceptedRunner
+from pyf.station.scarcity import mind
 from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.tls import server_context
@@ -218,16 +219,20 @@ class FlowServer(Factory):
 
     # What Twisted calls
 
+    def doStart(self) -> None:  # noqa: N802 - Twisted's name
+        """Look at the port that is about to listen, once it does."""
+        super().doStart()
+        # A reactor in memory has no ports, and some have no threads.
+        soon = getattr(self.reactor, "callFromThread", None)
+        if soon is not None:
+            soon(self._look_at_ports)
+
     def startFactory(self) -> None:  # noqa: N802 - Twisted's name
         """Get ready: the first port is about to listen."""
         self.stopping = self._broken_off = False
         if self._hook is None:
             trigger = self.reactor.addSystemEventTrigger
             self._hook = trigger("before", "shutdown", self._reactor_stops)
-        # A reactor in memory has no ports, and some have no threads.
-        soon = getattr(self.reactor, "callFromThread", None)
-        if self.gate is None and not self._warned and soon is not None:
-            soon(self._warn_if_exposed)
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted's name
         """Let go of what isn't needed: the last port has closed."""
@@ -375,8 +380,11 @@ class FlowServer(Factory):
             if factory is self and hasattr(port, "stopListening"):
                 yield port
 
-    def _warn_if_exposed(self) -> None:
-        if not self._warned and any(map(exposed, self._ports())):
+    def _look_at_ports(self) -> None:
+        ports = list(self._ports())
+        for port in ports:
+            mind(port, self.reactor, self.clock)
+        if self.gate is None and not self._warned and any(map(exposed, ports)):
             self._warned = True
             _log.critical(
                 "ANYBODY on the network can send flows to this server, and read them on their way:"

@@ -117,7 +117,7 @@ PROCESS = """
             before = len(lines)
             for each in spare:
                 each.setblocking(False)
-                each.connect_ex(("127.0.0.1", client.port))
+                each.connect_ex(("127.0.0.1", unused.getHost().port))
             for n in range(200):
                 conversation.send({"n": n})
                 assert conversation.receive(10) == {"n": n}
@@ -127,7 +127,9 @@ PROCESS = """
         print("fine", flush=True)
         reactor.callFromThread(reactor.stop)
 
-    port = reactor.listenTCP(0, FlowServer(echo), interface="127.0.0.1")
+    server = FlowServer(echo)
+    port = reactor.listenTCP(0, server, interface="127.0.0.1")
+    unused = reactor.listenTCP(0, server, interface="127.0.0.1")  # had no client before
     reactor.callWhenRunning(lambda: threading.Thread(target=check, daemon=True).start())
     reactor.callLater(30, reactor.stop)
     reactor.run()
