@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,13 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 from random import Random
+from threading import Timer
 from typing import Any, Literal, NamedTuple
 
 from soak_tools import MIB, Line, Process, Progress, lines, packet, serving
 
 from pyf.station import StationClient
 from pyf.station.testing import ChaosProxy
-from pyf.transport import Limits, Packet, StationError
+from pyf.transport import ConnectionLost, Limits, Packet, StationError
 
 ROOT = Path(__file__).resolve().parent.parent
 KIB_PACKET = {"blob": bytes(1012)}
@@ -230,6 +232,71 @@ def _cut_call(port: int, count: int, slow: bool, tally: dict[str, int]) -> None:
     tally["hangs"] += time.monotonic() - began > 5.0  # noqa: PLR2004 - nothing here waits so long
 
 
+def kills(progress: Progress) -> Finding:
+    """kill -9 of the server, then of the client, in turns between packets and in a pause."""
+    known: list[float] = []
+    for index, _ in enumerate(progress.steps(2)):
+        busy = bool(index % 2)
+        known += [_killed_server(busy), _killed_client(busy)]
+    worst = max(known)
+    text = f"known after {worst:.3f} s at most, {sorted(known)[len(known) // 2]:.3f} s in the middle"
+    return Finding(text, worst <= 0.5)  # noqa: PLR2004
+
+
+def _killed_server(busy: bool) -> float:
+    with serving("thread") as (port, server), StationClient("127.0.0.1", port).open() as flow:
+        flow.send({"n": 0})
+        killed = 0.0
+
+        def kill() -> None:
+            nonlocal killed
+            killed = time.monotonic()
+            os.kill(server.pid, signal.SIGKILL)
+
+        timer = Timer(0.05, kill)
+        timer.start()
+        try:
+            while busy:
+                flow.send({"n": 1})
+            flow.receive(timeout=5)
+        except ConnectionLost:
+            return time.monotonic() - killed
+        finally:
+            timer.join()
+    raise AssertionError("the client took a killed server's flow for whole")
+
+
+_KILLED = """
+import sys
+from pyf.station import StationClient
+with StationClient("127.0.0.1", int(sys.argv[1])).open() as flow:
+    flow.send({"n": 0})
+    print("ready", flush=True)
+    while sys.argv[2] == "True":
+        flow.send({"n": 1})
+    sys.stdin.read()
+"""
+
+
+def _killed_client(busy: bool) -> float:
+    with serving("thread") as (port, _):
+        direct = StationClient("127.0.0.1", port)
+        command = [sys.executable, "-c", _KILLED, str(port), str(busy)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as client:  # noqa: S603
+            assert client.stdout is not None
+            client.stdout.readline()
+            killed = time.monotonic()
+            client.kill()
+        until = killed + 5
+        while time.monotonic() < until:
+            broken_at = direct.send(iter([]), header={"action": "report"})["broken_at"]
+            if broken_at:
+                return float(broken_at) - killed
+            time.sleep(0.01)
+    raise AssertionError("the server took a killed client's flow for whole")
+
+
 def sequences(progress: Progress) -> Finding:
     """Sequences of moves of both machines and of the wire, against the model of a flow."""
     with ProcessPoolExecutor() as pool:
@@ -311,6 +378,7 @@ CHECKS = {
         "no silent truncation, no hang, no leak",
         20,
     ),
+    "kills": Check("kill -9 of either side", kills, 200, "known to the other within 0.5 s", 4),
     "model": Check("sequences against the model", sequences, 200_000, "no broken promise", 20),
     "resumes": Check(
         "cuts of flows that survive them", resumes, 100_000, "nothing lost, nothing twice", 50

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+import time
 from typing import Any
 
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
 
-from pyf.station import FlowServer
+from pyf.station import BadFlowEnding, FlowServer
 
 reactor: Any = default_reactor
-tally: Counter[str] = Counter()
+tally: dict[str, float] = {"truncated": 0, "broken_at": 0.0}
 
 
 def ended(flow: Any, count: int) -> int:
@@ -24,8 +24,12 @@ def ended(flow: Any, count: int) -> int:
 
 def in_a_thread(flow: Any, _client: Any) -> Any:
     if flow.header.get("action") == "report":
-        return {"handlers": server.handlers - 1, "truncated": tally["truncated"]}
-    return ended(flow, sum(1 for _ in flow) - 1)
+        return {"handlers": server.handlers - 1, **tally}
+    try:
+            return ended(flow, sum(1 for _ in flow) - 1)
+    except BadFlowEnding:
+        tally["broken_at"] = time.monotonic()
+        raise
 
 
 async def on_the_reactor(flow: Any, client: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ class Process:
     """A process, and what the system says it uses."""
 
     def __init__(self, pid: int | str = "self") -> None:
+        self.pid = os.getpid() if pid == "self" else int(pid)
         self._folder = Path("/proc") / str(pid)
 
     @property
