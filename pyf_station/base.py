@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from numbers import Real
 
 from pyf.transport import Limits, Packet
 
@@ -22,6 +23,11 @@ class BaseClient:
     def __init__(
         self, host: str, port: int, waits_for_success: bool, *, limits: Limits | None
     ) -> None:
+        for name, value, kind in ("host", host, str), ("port", port, int):
+            if not isinstance(value, kind):
+                raise TypeError(f"a {name} is of type {kind.__name__}, not {value!r}")
+        if not host:
+            raise ValueError("a host is a name or an address, not ''")
         if not 0 < port < 2**16:
             raise ValueError(f"a port is 1 to 65535, not {port!r}")
         self.host: str = host
@@ -62,10 +68,18 @@ class BaseClient:
 
 
 def check_call(header: object, timeout: float | None) -> None:
-    """Raise TypeError for a *header* that is no packet, ValueError for a *timeout* that is none."""
+    """Raise TypeError for a *header* that is no packet, ValueError for a *timeout* that is none.
+
+    A *timeout* that is no number at all is a TypeError.
+    """
     if header is not None and not isinstance(header, dict):
         raise TypeError(f"a header is a Packet or a dict, not a {type(header).__qualname__}")
-    if timeout is not None and not 0 <= timeout < inf:
+    if timeout is None:
+        return
+    number: object = timeout
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise TypeError(f"a timeout is a number of seconds, not {timeout!r}")
+    if not 0 <= timeout < inf:
         raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")
 
 

@@ -18,7 +18,7 @@ from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
-from pyf.station.watch import Alarm, Watch, innermost
+from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
     ClientError,

@@ -221,7 +221,7 @@ class FlowServer(Factory):
 
     def doStart(self) -> None:  # noqa: N802 - Twisted's name
         """Look at the port that is about to listen, once it does."""
-        super().doStart()
+        super().doStart()  # type: ignore[no-untyped-call]
         # A reactor in memory has no ports, and some have no threads.
         soon = getattr(self.reactor, "callFromThread", None)
         if soon is not None:

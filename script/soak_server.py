@@ -26,7 +26,7 @@ def in_a_thread(flow: Any, _client: Any) -> Any:
     if flow.header.get("action") == "report":
         return {"handlers": server.handlers - 1, **tally}
     try:
-            return ended(flow, sum(1 for _ in flow) - 1)
+        return ended(flow, sum(1 for _ in flow) - 1)
     except BadFlowEnding:
         tally["broken_at"] = time.monotonic()
         raise

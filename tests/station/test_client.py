@@ -172,6 +172,27 @@ def test_what_is_no_timeout_is_refused_at_once(timeout):
         StationClient("127.0.0.1").call([], timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", ["5", True, b"", 5j])
+def test_a_timeout_that_is_no_number_is_a_type_error(timeout):
+    """
+    TypeError where call() is called, that says what a timeout is.
+    """
+    with pytest.raises(TypeError, match="a timeout is a number of seconds"):
+        StationClient("127.0.0.1").call([], timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [(("",), ValueError), ((None,), TypeError), ((b"a",), TypeError), (("a", "80"), TypeError)],
+)
+def test_what_is_no_address_is_refused_at_once(address, error):
+    """
+    A host is a str that is not empty, a port an int.
+    """
+    with pytest.raises(error, match=r"a (host|port) is"):
+        StationClient(*address)
+
+
 @pytest.mark.parametrize("port", [0, -1, 65536, 70000])
 def test_what_is_no_port_is_refused_at_once(port):
     """
