@@ -77,7 +77,7 @@ def check_call(header: object, timeout: float | None) -> None:
     if timeout is None:
         return
     number: object = timeout
-    if not isinstance(number, Real) or isinstance(number, bool):
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"a timeout is a number of seconds, not {timeout!r}")
     if not 0 <= timeout < inf:
         raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")

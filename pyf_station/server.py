@@ -221,7 +221,8 @@ class FlowServer(Factory):
 
     def doStart(self) -> None:  # noqa: N802 - Twisted's name
         """Look at the port that is about to listen, once it does."""
-        super().doStart()  # type: ignore[no-untyped-call]
+        start: Any = super().doStart  # which comes without types
+        start()
         # A reactor in memory has no ports, and some have no threads.
         soon = getattr(self.reactor, "callFromThread", None)
         if soon is not None:
