@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from html.parser import HTMLParser
+from queue import SimpleQueue
 
 import pytest
 
@@ -161,6 +162,31 @@ def test_metrics_are_beside_it(station):
     assert headers["Content-Type"].startswith("text/plain; version=")
     assert 'pyf_station_flows_total{outcome="success"} 1.0' in text
     assert "pyf_station_packets_received_total 7.0" in text
+
+
+def test_a_handler_that_nobody_waits_for_shows_as_stuck(station, reader):
+    """
+    Its client has gone and it has not returned: both on the page and in the metrics.
+    """
+    handler, read, go_on = reader
+    events = SimpleQueue()
+    _, client, address = station(handler, observers=[lambda event: events.put(event.name)])
+
+    def stuck_after(name):
+        while events.get(timeout=10) != name:
+            pass
+        metrics = get(f"{address}/metrics")[2]
+        return "1 stuck" in get(address)[2], "pyf_station_stuck 1.0" in metrics
+
+    with client.open({}) as flow:
+        for number in range(2):
+            flow.send({"n": number})
+        assert read.wait(10)
+        assert stuck_after("flow_opened") == (False, False)
+        flow.cancel()
+    assert stuck_after("flow_cancelled") == (True, True)
+    go_on()
+    assert stuck_after("flow_finished") == (False, False)
 
 
 def test_without_prometheus_there_is_no_metrics_page(station, monkeypatch):
