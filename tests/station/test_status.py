@@ -1,7 +1,6 @@
 """The status page and what is beside it: by plain HTTP always, and as a browser shows it."""
 
 import re
-import shutil
 import subprocess
 import threading
 import urllib.error
@@ -16,10 +15,6 @@ from pyf.station import FlowServer, StationClient, statuspage
 from pyf.station.service import StationService
 from pyf.station.status import status_site
 from pyf.station.statuspage import duration, sparkline
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
 
 
 def get(address, method="GET"):
@@ -264,11 +259,11 @@ def test_the_sparkline_shows_gaps_and_forgets():
     assert "<svg" in sparkline([], 0.0)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_browser_shows_it(station, reader, tmp_path):
+def test_a_browser_shows_it(station, reader, program, tmp_path):
     """
     A real Chromium, headless: it loads the page, keeps to it, and draws the flow and the line.
     """
+    chromium = program("chromium", "chromium-browser", "google-chrome")
     handler, *_ = reader
     _, client, address = station(handler)
     with client.open({"table": "<i>prices</i>", "authtkt": "hush"}) as flow:
@@ -276,7 +271,7 @@ def test_a_browser_shows_it(station, reader, tmp_path):
         assert flow.receive(10)
         done = subprocess.run(
             [
-                str(CHROMIUM),
+                str(chromium),
                 *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update"),
                 *("--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path}"),
