@@ -1,19 +1,39 @@
-"""The one thing pyproject.toml can't say: which folder has which import name."""
+"""What pyproject.toml can't say: the import name of each folder, and where Twisted finds us."""
 
-from setuptools import find_packages, setup
+from distutils.command.install_data import install_data  # setuptools' own, from Python 3.12 on
 
-FOLDERS = {
-    "pyf.station": "pyf_station",
-    "pyf.transport": "transport",
-    # Twisted's, where anybody may put files: one of ours tells ``twist`` of the service.
-    "twisted.plugins": "plugins",
-}
+from setuptools import Distribution, find_packages, setup
+
+FOLDERS = {"pyf.station": "pyf_station", "pyf.transport": "transport"}
+
+
+class BesidePackages(install_data):
+    """Installs data where packages go: Twisted looks for plugins in ``twisted/plugins`` there.
+
+    As a package of ours it would be missing from editable installations, which only tell Python
+    where packages are.
+    """
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("install", ("install_purelib", "install_dir"))
+        super().finalize_options()
+
+
+class WithPlugin(Distribution):
+    """Has an editable installation install data, too: it asks for that by this name."""
+
+    def has_data(self) -> bool:
+        return bool(self.has_data_files())
+
 
 setup(
+    distclass=WithPlugin,
+    cmdclass={"install_data": BesidePackages},
     package_dir=FOLDERS,
     packages=[
         name
         for package, folder in FOLDERS.items()
         for name in (package, *(f"{package}.{inner}" for inner in find_packages(folder)))
     ],
+    data_files=[("twisted/plugins", ["plugins/pyf_station_plugin.py"])],
 )

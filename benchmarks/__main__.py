@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -137,7 +137,7 @@ def with_ratios(figures: Figures, base: Figures) -> Figures:
 
 
 @contextmanager
-def certificates() -> Iterator[None]:
+def certificates() -> Generator[None]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[certificate.FOLDER] = folder
         certificate.make(Path(folder))

@@ -9,6 +9,7 @@ import struct
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ HOST = "127.0.0.1"
 LENGTH = struct.Struct("!I")
 
 
-class Contestant:
+class Contestant(ABC):
     """Something that ships packets.
 
     A subclass has a method for each kind of case that it knows:
@@ -58,8 +59,8 @@ class Contestant:
             and case.flows <= self.most_flows
         )
 
-    def serve(self, case: Case) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def serve(self, case: Case) -> None: ...
 
 
 def announce(port: int, *processes: int) -> None:

@@ -20,6 +20,7 @@ _COUNTERS: Final = (
 _GAUGES: Final = {
     "connections": "Clients that are connected.",
     "handlers": "Handlers that have not returned.",
+    "stuck": "Those of them whose flow has been ended, so that nobody waits for them.",
     "draining": "Whether the server takes no more clients.",
 }
 
@@ -54,7 +55,7 @@ class Metrics:
         server, observed = self._server, self._observed
         for (name, text), value in zip(_COUNTERS, observed.totals, strict=True):
             yield CounterMetricFamily(f"pyf_station_{name}", text, value=value)
-        values = (observed.connections, server.handlers, server.stopping)
+        values = (observed.connections, server.handlers, observed.stuck, server.stopping)
         for (name, text), value in zip(_GAUGES.items(), values, strict=True):
             yield GaugeMetricFamily(f"pyf_station_{name}", text, value=float(value))
         finished = CounterMetricFamily(

@@ -61,9 +61,19 @@ _ENDINGS: Final[dict[type[StationError], str]] = {
 OUTCOMES: Final = ("success", "error", *_ENDINGS.values())
 """How a flow can end: by its handler's word, or before its time."""
 
-_SECRET: Final = re.compile(
-    r"auth|passw|pwd|secret|token|tkt|ticket|cookie|credential|key", re.IGNORECASE
+SECRET_WORDS: Final = (
+    *("auth", "authorization", "authentication", "authtkt", "bearer", "tkt", "ticket"),
+    *("password", "passwd", "passphrase", "passcode", "pwd", "pin", "otp"),
+    *("secret", "token", "jwt", "cookie", "credential", "signature"),
+    *("apikey", "api key", "access key", "private key", "encryption key", "signing key"),
+    *("account key", "client key", "master key", "session key", "shared key", "ssh key"),
+    *("session id", "sessionid", "sid"),
 )
+"""Words of a field's name that make its value a secret: ``user_password``, ``apiKey``, ``X-Auth``.
+Whole ones, or their plurals: a ``primary_key``, an ``author`` and a ``keyboard`` are none."""
+
+_SECRET: Final = re.compile(rf"(?<![a-z])(?:{'|'.join(SECRET_WORDS)})s?(?![a-z])")
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^a-zA-Z0-9]+")
 _MASK: Final = "•••"
 _DEPTH: Final = 4
 
@@ -174,6 +184,11 @@ class Observed:
         columns = zip(self._finished, *(flow.counts for flow in self.flows), strict=True)
         received, consumed, messages = map(sum, columns)
         return received, consumed, messages
+
+    @property
+    def stuck(self) -> int:
+        """Handlers that run on though their flow was ended; callable from any thread."""
+        return sum(flow.session.cancelled for flow in self.flows)
 
     # What the server tells
 
@@ -303,18 +318,22 @@ def text_of(peer: Any) -> str:
 def shown(header: Any, length: int = 200) -> str:
     """Return a header as people may see it: one line, escaped, cut at *length* characters.
 
-    What belongs to a field whose name smells of a secret (``authtkt``, ``password``, ``api_key``)
-    is masked.
+    What belongs to a field whose name has one of SECRET_WORDS in it is masked.
     """
     text = repr(_masked(header, _DEPTH)) if header is not None else ""
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def is_secret(name: object) -> bool:
+    """Whether what a field of this name holds is for nobody's eyes; see SECRET_WORDS."""
+    return _SECRET.search(_HUMP.sub(" ", str(name)).lower()) is not None
+
+
 def _masked(value: Any, depth: int) -> Any:
     if isinstance(value, dict):
         return {
-            key: _MASK if _SECRET.search(str(key)) else _masked(each, depth - 1)
+            key: _MASK if is_secret(key) else _masked(each, depth - 1)
             for key, each in list(value.items())[: 20 if depth else 0]
         }
     if isinstance(value, list):

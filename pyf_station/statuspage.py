@@ -67,9 +67,13 @@ def page(server: FlowServer, observed: Observed) -> str:
     flows = observed.flows
     received, consumed, messages = observed.totals
     state, colour = ("draining", "warn") if server.stopping else ("serving", "good")
+    stuck = f", <span class=bad>{observed.stuck:,} stuck</span>" if observed.stuck else ""
     cards = (
         (observed.connections, "connections"),
-        (f"{server.handlers} <small class=dim>of {server.max_handlers:,}</small>", "handlers"),
+        (
+            f"{server.handlers:,} <small class=dim>of {server.max_handlers:,}</small>",
+            f"handlers{stuck}",
+        ),
         (sum(bool(flow.stalled) for flow in flows), "stalled flows"),
         (f"{received:,}", f"packets sent here, {consumed:,} consumed"),
     )

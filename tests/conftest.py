@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,26 @@ def logged_errors() -> Iterator[LoggedErrors]:
     globalLogPublisher.removeObserver(observer)
     if text := errors.as_text():
         pytest.fail(f"errors were logged:\n{text}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., Path]:
+    """
+    Return where the first program of several is; without any a test is skipped, and fails in CI.
+    """
+
+    def find(*patterns: str) -> Path:
+        for pattern in patterns:
+            folders = ["/"] if "/" in pattern else os.get_exec_path()
+            for folder in folders:
+                if found := sorted(Path(folder).glob(pattern)):
+                    return found[-1].resolve()
+        text = f"none of these is installed: {', '.join(patterns)}"
+        if os.environ.get("CI"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+
+    return find
 
 
 def threads() -> set[threading.Thread]:

@@ -1,6 +1,7 @@
 """What is shipped, and under which name."""
 
 import importlib
+import os
 import subprocess
 import sys
 from importlib import resources
@@ -48,3 +49,19 @@ def test_the_tests_run_on_what_they_claim_to(folder, name, pytestconfig):
     assert origin is not None
     in_checkout = Path(origin).resolve().parent == ROOT / folder
     assert in_checkout == bool(pytestconfig.getini("pythonpath"))
+
+
+def test_twist_finds_the_installed_service(tmp_path):
+    """
+    Without the checkout in sight ``twist`` knows us: so does who installed us, editable or not.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "twisted", "pyf-station", "--help"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "--handler MODULE:NAME" in done.stdout, done.stderr

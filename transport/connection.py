@@ -265,7 +265,7 @@ class Connection(Continuation):
         if not isinstance(kind, FrameType):
             self._skip()
             return None
-        if frame.flow in self._fenced and kind not in OF_CONNECTION:
+        if self._fenced and self._fences(frame.flow) and kind not in OF_CONNECTION:
             return None
         if self.role.peer not in SENDERS[kind]:
             text = f"{kind.name} is not for the {self.role.peer.value} to send"

@@ -85,8 +85,11 @@ class Continuation(Machine):
 
     def fence(self, flow_id: int) -> None:
         """Ignore what else comes for a flow that goes on elsewhere."""
-        self._fenced.add(flow_id)
+        self._fenced = max(self._fenced, flow_id)
         self._flows.pop(flow_id, None)
+
+    def _fences(self, flow_id: int) -> bool:
+        return flow_id <= self._fenced and flow_id not in self._flows
 
     def _go_on(self, flow_id: int, flow: FlowMachine, received: int) -> None:
         flow.id, flow.state = flow_id, FlowState.STREAMING

@@ -43,7 +43,7 @@ class Machine:
         self._bounds = census.bounds(self.limits, "max_header")
         self._packet_bounds = census.bounds(self.limits, "max_packet")
         self._flows: dict[int, FlowMachine] = {}
-        self._fenced: set[int] = set()
+        self._fenced = 0  # up to here, what is not open is over, or goes on elsewhere
         self._last_flow = 0
         self._out: list[bytes] = []
         self._eof = False

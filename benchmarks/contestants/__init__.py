@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 
 from benchmarks.contestant import Contestant
 
 
 def load(module: str, name: str) -> Contestant:
     """Return the contestant *name* of *module*; nothing of the others is imported."""
-    found = importlib.import_module(f"{__name__}.{module}").CONTESTANTS
+    found: Iterable[Contestant] = importlib.import_module(f"{__name__}.{module}").CONTESTANTS
     return next(each for each in found if each.name == name)
 
 

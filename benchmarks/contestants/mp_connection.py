@@ -55,7 +55,7 @@ class MpConnection(Contestant):
 
     def serve(self, case: Case) -> None:
         with Listener((HOST, 0), backlog=128) as listener:
-            announce(listener.address[1])
+            announce(int(listener.address[1]))
             while True:
                 with listener.accept() as connection, suppress(EOFError, ConnectionError):
                     serve(connection, case)
@@ -77,7 +77,7 @@ def serve(connection: Connection, case: Case) -> None:
         case "back":
             count = connection.recv()
             send_all(connection, type(case)(**{**vars(case), "count": count}).packets())
-        case "both" | "trip":
+        case _:  # "both" and "trip"
             send_all(connection, iter(connection.recv, None))
 
 

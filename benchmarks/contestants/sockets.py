@@ -34,8 +34,8 @@ Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 def msgspec_codec(case: Case, *, batched: bool = True) -> Codec:
     """Return an encoder and a decoder of packets, or of lists of them."""
-    schema = SHAPES[case.shape].schema
-    kind = list[schema] if batched else schema
+    schema: Any = SHAPES[case.shape].schema
+    kind: Any = list[schema] if batched else schema
     return msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(kind).decode
 
 

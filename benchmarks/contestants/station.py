@@ -153,7 +153,7 @@ class Station(Contestant):
 
     def _client(self, port: int, case: Case) -> StationClient:
         if case.tls:
-            return StationClient("localhost", port, True, tls=certificate.client())  # type: ignore[call-arg]
+            return StationClient("localhost", port, True, tls=certificate.client())
         return StationClient(HOST, port, True)
 
     def there(self, port: int, case: Case) -> Any:
@@ -229,7 +229,7 @@ class AsyncStation(Station):
         return run_async(main())
 
     def _async_client(self, port: int, case: Case) -> Any:
-        from pyf.station import aio  # type: ignore[attr-defined]
+        from pyf.station import aio
 
         return aio.StationClient(HOST, port, True)
 
@@ -328,7 +328,7 @@ class TwistedStation(AsyncStation):
     """The Twisted client."""
 
     def _async_client(self, port: int, case: Case) -> Any:
-        from pyf.station import tx  # type: ignore[attr-defined]
+        from pyf.station import tx
 
         return tx.StationClient(HOST, port, True)
 
@@ -345,7 +345,7 @@ class TwistedStation(AsyncStation):
             finally:
                 loop.crash()  # to be run again; stop() is for good
 
-        loop.callWhenRunning(lambda: ensureDeferred(running()))  # type: ignore[arg-type]
+        loop.callWhenRunning(lambda: ensureDeferred(running()))
         loop.run(installSignalHandlers=False)
         return found[0]
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from pyf.station import FlowServer
 from pyf.station.session import Session
-from pyf.transport import Connection, Limits, Packet, Role, encode_packet
+from pyf.transport import Connection, Limits, Packet, Role, StationError, encode_packet
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
 from pyf.transport.states import FlowState
@@ -340,8 +340,8 @@ class FakeCarrier:
     def call_soon(self, function: Callable[[], None]) -> None:
         self._calls.callFromThread(function)
 
-    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        raise NotImplementedError
+    def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return maybeDeferred(function, *args)
 
     def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
         count = min(self.credit, len(pending))
@@ -380,6 +380,62 @@ def session(carrier: FakeCarrier) -> Callable[..., Session]:
         return Session(carrier, 7, header, inbox, waits=waits)
 
     return make
+
+
+class Recorder:
+    """
+    A handler in a thread that reads to the end, and keeps what the flow gave and raised.
+    """
+
+    def __init__(self) -> None:
+        self.packets: list[int] = []
+        self.error: Any = None
+        self.started = threading.Event()
+
+    def __call__(self, flow, client):
+        self.started.set()
+        try:
+            for packet in flow:
+                self.packets.append(packet.n)
+        except StationError as error:
+            self.error = error
+            raise
+        return self.packets
+
+
+class AsyncRecorder(Recorder):
+    """
+    The same as a coroutine.
+    """
+
+    async def __call__(self, flow, client):  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.started.set()
+        try:
+            async for packet in flow:
+                self.packets.append(packet.n)
+        except StationError as error:
+            self.error = error
+            raise
+        return self.packets
+
+
+@pytest.fixture(scope="session")
+def recorder() -> type[Recorder]:
+    return Recorder
+
+
+@pytest.fixture(scope="session")
+def async_recorder() -> type[AsyncRecorder]:
+    return AsyncRecorder
+
+
+@pytest.fixture(scope="session", params=[Recorder, AsyncRecorder])
+def any_recorder(request: pytest.FixtureRequest) -> type[Recorder]:
+    """
+    The one, and then the other.
+    """
+    kind: type[Recorder] = request.param
+    return kind
 
 
 @pytest.fixture(scope="session")

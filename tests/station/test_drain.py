@@ -15,7 +15,7 @@ from twisted.protocols.policies import WrappingFactory
 
 from pyf.station import FlowServer, StationClient
 from pyf.station.server import STOP_GRACE
-from pyf.transport import FlowCancelled, Limits, StationError
+from pyf.transport import FlowCancelled, Limits
 from pyf.transport.events import GoAwayReceived, ResultReceived
 from pyf.transport.limits import INITIAL_PACKETS
 
@@ -25,35 +25,6 @@ WHY = "the server is draining, and the grace of {:g} s is over (Limits.drain_gra
 
 async def reading(flow, client):
     return [packet.n async for packet in flow]
-
-
-class Recorder:
-    """
-    A handler in a thread that reads to the end, and keeps what the flow raised.
-    """
-
-    def __init__(self):
-        self.error = None
-
-    def __call__(self, flow, client):
-        try:
-            return [packet.n for packet in flow]
-        except StationError as error:
-            self.error = error
-            raise
-
-
-class AsyncRecorder(Recorder):
-    """
-    The same as a coroutine.
-    """
-
-    async def __call__(self, flow, client):  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            return [packet.n async for packet in flow]
-        except StationError as error:
-            self.error = error
-            raise
 
 
 @pytest.fixture
@@ -127,8 +98,8 @@ def test_a_flow_that_runs_ends_well(peer):
     assert drained.called
 
 
-def test_a_connection_stays_until_its_last_flow_has_ended(peer):
-    client = peer(Recorder())
+def test_a_connection_stays_until_its_last_flow_has_ended(peer, recorder):
+    client = peer(recorder())
     flows = [client.open(), client.open()]
     client.server.drain()
     for flow in flows:
@@ -149,8 +120,8 @@ def test_a_client_without_a_flow_is_told_and_closed(peer):
         assert each.transport.half_closed
 
 
-def test_a_flow_that_was_on_its_way_is_refused_as_draining(peer):
-    client = peer(Recorder())
+def test_a_flow_that_was_on_its_way_is_refused_as_draining(peer, recorder):
+    client = peer(recorder())
     first, late = client.open(), client.machine.open_flow({"n": 1})
     client.server.drain()
     assert client.result(late).status == "refused"
@@ -168,10 +139,11 @@ def test_a_new_client_is_turned_away(peer):
     assert client.result(flow).status == "success"
 
 
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
 @pytest.mark.parametrize("grace", [None, 0.0, 3.0])
-def test_what_is_left_after_the_grace_is_ended_on_both_sides(peer, hand_reactor, recorder, grace):
-    handler = recorder()
+def test_what_is_left_after_the_grace_is_ended_on_both_sides(
+    peer, hand_reactor, any_recorder, grace
+):
+    handler = any_recorder()
     client = peer(handler)
     flow = client.open({"n": 0})
     drained = client.server.drain(grace)
@@ -243,8 +215,8 @@ def test_a_handler_that_never_returns_is_not_waited_for(peer, hand_reactor, gate
     assert client.transport.aborted
 
 
-def test_of_two_drains_the_grace_that_ends_first_counts(peer, hand_reactor):
-    client = peer(AsyncRecorder())
+def test_of_two_drains_the_grace_that_ends_first_counts(peer, hand_reactor, async_recorder):
+    client = peer(async_recorder())
     flow = client.open({"n": 0})
     drains = [client.server.drain(60), client.server.drain(1)]
     hand_reactor.advance(1)
@@ -254,8 +226,8 @@ def test_of_two_drains_the_grace_that_ends_first_counts(peer, hand_reactor):
     assert codes(client) == ["draining"]
 
 
-def test_stopping_ends_a_drain(peer):
-    handler = AsyncRecorder()
+def test_stopping_ends_a_drain(peer, async_recorder):
+    handler = async_recorder()
     client = peer(handler)
     client.open({"n": 0})
     drained, stopped = client.server.drain(), client.server.stop()

@@ -281,7 +281,7 @@ def test_a_header_is_shown_without_secrets_and_in_one_line():
     """
     Secrets are masked at any depth, what is no letter is escaped, and what is long is cut.
     """
-    header = {"n": 1, "user": {"Password": "hush", "keys": ["hush"]}, "text": "a\nb\u202e\x1b<"}
+    header = {"n": 1, "user": {"Password": "hush", "tokens": ["hush"]}, "text": "a\nb\u202e\x1b<"}
     text = shown(header)
     assert "hush" not in text
     assert "\n" not in text
@@ -290,6 +290,36 @@ def test_a_header_is_shown_without_secrets_and_in_one_line():
     assert shown(None) == ""
     assert len(shown({"text": "x" * 10_000, "list": [[[[[["deep"]]]]]] * 100}, 90)) == 90
     assert "deep" not in shown({"list": [[[[[["deep"]]]]]]})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("authtkt", "auth", "Authorization", "X-Auth-Token", "token", "accessTokens", "APIToken"),
+        *("password", "user_password", "passwd", "DB_PWD", "secret", "clientSecret", "cookies"),
+        *("api_key", "apiKey", "API-KEY", "apikey", "x.api.key", "privateKey", "credentials"),
+        *("session_id", "access_key_id", "ssh key", "ticket", "passphrase"),
+    ],
+)
+def test_a_field_that_is_named_like_a_secret_is_masked(name):
+    """
+    A word of the table, written in any of the ways in which people write names.
+    """
+    assert "hush" not in shown({name: "hush"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("primary_key", "key", "keys", "foreignKey", "keyboard", "monkey", "sort-key"),
+        *("author", "authority", "tokenizer", "secretary", "compass", "pinned", "spin", "side"),
+    ],
+)
+def test_a_field_whose_name_only_sounds_like_a_secret_is_shown(name):
+    """
+    Words count as a whole, and a key is no secret by itself.
+    """
+    assert "shown" in shown({name: "shown"})
 
 
 def test_addresses_are_told_as_people_write_them():

@@ -59,41 +59,6 @@ async def async_first(flow, client):
     return (await flow.next()).n
 
 
-class Recorder:
-    """
-    A handler in a thread that reads to the end, and keeps what the flow gave and raised.
-    """
-
-    def __init__(self):
-        self.packets = []
-        self.error = None
-        self.started = threading.Event()
-
-    def __call__(self, flow, client):
-        self.started.set()
-        try:
-            for packet in flow:
-                self.packets.append(packet.n)
-        except StationError as error:
-            self.error = error
-            raise
-
-
-class AsyncRecorder(Recorder):
-    """
-    The same as a coroutine.
-    """
-
-    async def __call__(self, flow, client):  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.started.set()
-        try:
-            async for packet in flow:
-                self.packets.append(packet.n)
-        except StationError as error:
-            self.error = error
-            raise
-
-
 class Gate:
     """
     A handler that returns when the test opens it.
@@ -182,9 +147,8 @@ def test_a_server_has_a_default_for_handlers_by_their_kind():
 # Slots
 
 
-@pytest.mark.parametrize("handler", [Recorder(), AsyncRecorder()])
-def test_a_flow_over_max_handlers_is_refused_as_busy_at_once(peer, handler):
-    client = peer(handler, max_handlers=2)
+def test_a_flow_over_max_handlers_is_refused_as_busy_at_once(peer, any_recorder):
+    client = peer(any_recorder(), max_handlers=2)
     first, _, third = client.open(), client.open(), client.open()
     (refused,) = client.of(ResultReceived)
     assert (refused.flow_id, refused.status) == (third, "refused")
@@ -290,9 +254,8 @@ def test_flows_on_one_connection_know_nothing_of_each_other(peer):
     assert client.result(first).value == [1]
 
 
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
-def test_a_handler_gets_its_packets_as_they_come(peer, recorder):
-    handler = recorder()
+def test_a_handler_gets_its_packets_as_they_come(peer, any_recorder):
+    handler = any_recorder()
     client = peer(handler)
     flow = client.open()
     for n in range(3):
@@ -490,9 +453,8 @@ def test_a_message_that_the_client_does_not_take_is_a_failure_it_hears_of(peer, 
 # Flows that end before their time
 
 
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
-def test_a_failed_generator_is_a_client_error_behind_its_packets(peer, recorder):
-    handler = recorder()
+def test_a_failed_generator_is_a_client_error_behind_its_packets(peer, any_recorder):
+    handler = any_recorder()
     client = peer(handler)
     flow = client.open()
     client.send(flow, {"n": 1}, {"n": 2})
@@ -537,8 +499,8 @@ def test_messages_are_no_obstacle_to_what_came_before_a_failure(peer, make):
     assert taken == list(range(2001))
 
 
-def test_a_class_name_of_any_length_is_cut(peer):
-    handler = AsyncRecorder()
+def test_a_class_name_of_any_length_is_cut(peer, async_recorder):
+    handler = async_recorder()
     client = peer(handler, Limits(max_packet=65536))
     flow = client.open()
     text = {"error_class": "x" * 60_000}
@@ -549,9 +511,8 @@ def test_a_class_name_of_any_length_is_cut(peer):
     assert handler.error.error_class == "x" * MAX_TEXT
 
 
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
-def test_a_flow_that_is_given_up_raises_in_the_handler(peer, recorder):
-    handler = recorder()
+def test_a_flow_that_is_given_up_raises_in_the_handler(peer, any_recorder):
+    handler = any_recorder()
     client = peer(handler)
     flow = client.open()
     client.send(flow, {"n": 1})
@@ -603,9 +564,8 @@ def test_a_coroutine_that_waits_for_something_else_is_interrupted_by_a_cancel(pe
     assert [type(seen[0]), seen[1]] == [CancelledError, "finally"]
 
 
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
-def test_a_deadline_ends_the_flow_on_both_sides(peer, hand_reactor, recorder):
-    handler = recorder()
+def test_a_deadline_ends_the_flow_on_both_sides(peer, hand_reactor, any_recorder):
+    handler = any_recorder()
     client = peer(handler)
     flow = client.open({"n": 0}, timeout=2.5)
     hand_reactor.advance(2.4)
@@ -690,10 +650,10 @@ def a_whole_call():
     return data, starts
 
 
-def test_a_flow_cut_at_any_byte_is_never_whole(hand_reactor):
+def test_a_flow_cut_at_any_byte_is_never_whole(hand_reactor, async_recorder):
     data, starts = a_whole_call()
     for cut in range(len(data)):
-        handler = AsyncRecorder()
+        handler = async_recorder()
         protocol = FlowServer(handler, reactor=hand_reactor).buildProtocol(None)
         protocol.makeConnection(StringTransport())
         protocol.dataReceived(data[:cut])
@@ -732,8 +692,10 @@ def test_a_flow_cut_behind_its_end_is_whole_but_its_client_is_gone(peer, gate):
 
 
 @pytest.mark.parametrize("packets", [0, 1, 2])
-def test_a_handler_in_a_thread_gets_what_came_before_the_cut_and_then_the_error(peer, packets):
-    handler = Recorder()
+def test_a_handler_in_a_thread_gets_what_came_before_the_cut_and_then_the_error(
+    peer, packets, recorder
+):
+    handler = recorder()
     client = peer(handler)
     flow = client.open()
     client.send(flow, *({"n": n} for n in range(packets)))
@@ -911,8 +873,8 @@ def test_a_stranger_is_told_and_closed(peer, warnings):
     assert "first bytes are b'GET / HTTP/1'" in warning
 
 
-def test_a_breach_ends_every_flow_of_the_connection_with_the_breach(peer, warnings):
-    handler = AsyncRecorder()
+def test_a_breach_ends_every_flow_of_the_connection_with_the_breach(peer, warnings, async_recorder):
+    handler = async_recorder()
     client = peer(handler)
     flow = client.open()
     client.send(flow, {"n": 1})
@@ -922,8 +884,8 @@ def test_a_breach_ends_every_flow_of_the_connection_with_the_breach(peer, warnin
     assert len(warnings) == 1
 
 
-def test_packets_that_a_handler_cannot_decode_close_the_connection(peer, warnings):
-    handler, other = Recorder(), Recorder()
+def test_packets_that_a_handler_cannot_decode_close_the_connection(peer, warnings, recorder):
+    handler, other = recorder(), recorder()
 
     def either(flow, client):
         return (handler if flow.header.n == 1 else other)(flow, client)
@@ -954,8 +916,10 @@ def test_a_second_breach_is_not_told_again(peer, warnings):
     assert len(warnings) == 1
 
 
-def test_a_breach_that_is_found_after_the_connection_has_ended_is_only_raised(peer, warnings):
-    handler = Recorder()
+def test_a_breach_that_is_found_after_the_connection_has_ended_is_only_raised(
+    peer, warnings, recorder
+):
+    handler = recorder()
     client = peer(handler)
     flow = client.open({"n": 0})
     frame = b"".join(encode_batch(FrameType.DATA, flow, 0, 1, b"\xc1"))
@@ -967,8 +931,8 @@ def test_a_breach_that_is_found_after_the_connection_has_ended_is_only_raised(pe
     assert warnings == []
 
 
-def test_what_comes_behind_a_breach_is_ignored(peer):
-    client = peer(AsyncRecorder())
+def test_what_comes_behind_a_breach_is_ignored(peer, async_recorder):
+    client = peer(async_recorder())
     client.pump()
     client.machine.open_flow()
     flow = b"".join(client.machine.data_to_send())
@@ -1063,8 +1027,8 @@ def test_a_transport_that_knows_no_half_is_closed_whole(hand_reactor, secure):
 # Stopping
 
 
-def test_a_server_that_stops_wakes_its_handlers_and_tells_its_clients(peer):
-    handler = Recorder()
+def test_a_server_that_stops_wakes_its_handlers_and_tells_its_clients(peer, recorder):
+    handler = recorder()
     client = peer(handler)
     client.send(client.open(), {"n": 1})
     stopped = client.server.stop()

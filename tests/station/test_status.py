@@ -1,13 +1,13 @@
 """The status page and what is beside it: by plain HTTP always, and as a browser shows it."""
 
 import re
-import shutil
 import subprocess
 import threading
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from html.parser import HTMLParser
+from queue import SimpleQueue
 
 import pytest
 
@@ -15,10 +15,6 @@ from pyf.station import FlowServer, StationClient, statuspage
 from pyf.station.service import StationService
 from pyf.station.status import status_site
 from pyf.station.statuspage import duration, sparkline
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
 
 
 def get(address, method="GET"):
@@ -163,6 +159,31 @@ def test_metrics_are_beside_it(station):
     assert "pyf_station_packets_received_total 7.0" in text
 
 
+def test_a_handler_that_nobody_waits_for_shows_as_stuck(station, reader):
+    """
+    Its client has gone and it has not returned: both on the page and in the metrics.
+    """
+    handler, read, go_on = reader
+    events = SimpleQueue()
+    _, client, address = station(handler, observers=[lambda event: events.put(event.name)])
+
+    def stuck_after(name):
+        while events.get(timeout=10) != name:
+            pass
+        metrics = get(f"{address}/metrics")[2]
+        return "1 stuck" in get(address)[2], "pyf_station_stuck 1.0" in metrics
+
+    with client.open({}) as flow:
+        for number in range(2):
+            flow.send({"n": number})
+        assert read.wait(10)
+        assert stuck_after("flow_opened") == (False, False)
+        flow.cancel()
+    assert stuck_after("flow_cancelled") == (True, True)
+    go_on()
+    assert stuck_after("flow_finished") == (False, False)
+
+
 def test_without_prometheus_there_is_no_metrics_page(station, monkeypatch):
     """
     The rest of the page needs no other library.
@@ -238,11 +259,11 @@ def test_the_sparkline_shows_gaps_and_forgets():
     assert "<svg" in sparkline([], 0.0)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_browser_shows_it(station, reader, tmp_path):
+def test_a_browser_shows_it(station, reader, program, tmp_path):
     """
     A real Chromium, headless: it loads the page, keeps to it, and draws the flow and the line.
     """
+    chromium = program("chromium", "chromium-browser", "google-chrome")
     handler, *_ = reader
     _, client, address = station(handler)
     with client.open({"table": "<i>prices</i>", "authtkt": "hush"}) as flow:
@@ -250,7 +271,7 @@ def test_a_browser_shows_it(station, reader, tmp_path):
         assert flow.receive(10)
         done = subprocess.run(
             [
-                str(CHROMIUM),
+                str(chromium),
                 *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update"),
                 *("--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path}"),

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -18,26 +17,12 @@ from pyf.transport import FlowCancelled, LocalProtocolError, Packet, ServerError
 SECONDS = 60
 
 
-def postgres_bin() -> Path | None:
-    """
-    Where PostgreSQL's programs are; None where it is not installed.
-    """
-    found = shutil.which("pg_ctl")
-    if found is not None:
-        return Path(found).resolve().parent
-    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    return newest[-1].parent if newest else None
-
-
 @pytest.fixture(scope="module")
-def conninfo() -> Iterator[str]:
+def conninfo(program: Callable[..., Path]) -> Iterator[str]:
     """
     A PostgreSQL server of the tests' own, on a socket in a directory of its own.
     """
-    programs = postgres_bin()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    pytest.importorskip("psycopg")
+    programs = program("initdb", "usr/lib/postgresql/*/bin/initdb").parent
     # The path of a socket is short, and root's own folders are closed to others.
     with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as name:
         folder = Path(name)

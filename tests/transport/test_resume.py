@@ -450,6 +450,25 @@ def test_a_resume_that_is_late_is_fenced_or_fences():
         world.check_end()
 
 
+def test_a_connection_remembers_nothing_of_each_flow_that_has_left_it(connect, feed):
+    """
+    What comes late for one of them is ignored; flows beside them go on, and an unknown one is a
+    breach as ever.
+    """
+    pair = connect()
+    flows = [pair.client.open_flow() for _ in range(6)]
+    pair.to_server()
+
+    for flow in flows[1::2]:
+        pair.server.fence(flow)
+
+    for flow in flows:
+        pair.client.cancel(flow)
+    assert [event.flow_id for event in pair.to_server()] == flows[::2]
+    with pytest.raises(RemoteProtocolError, match="flow 7, which is not open"):
+        feed(pair.server, b"".join(encode_frame(FrameType.CANCEL, 7)))
+
+
 def test_a_resume_that_is_later_still_is_told_so():
     """
     Once the client has used its new token, the old one changes nothing.
