@@ -27,9 +27,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="for each check (%(default)g)")
     parser.add_argument("--write", action="store_true", help=f"write the table of {PAGE.name}")
     options = parser.parse_args()
-    if options.write and options.only != list(CHECKS):
-        parser.error("the table has all checks: --write goes without --only")
-    rows, failed = [], False
+    rows, failed = _written(), False
     for name in options.only:
         check = CHECKS[name]
         count = max(check.least, round(options.scale * check.full))
@@ -41,31 +39,46 @@ def main() -> int:
         failed |= not finding.held
         held = "yes" if finding.held else "**no**"
         what = f"{progress.done:,} of {check.full:,} {check.what}"
-        rows.append(f"| {what} | {check.promise} | {finding.text} | {held} |")
-        print(rows[-1], flush=True)
-    if options.write:
-        text = PAGE.read_text(encoding="utf-8")
-        table = "\n".join([_where(options.scale), "", *_HEAD, *rows, ""])
-        PAGE.write_text(
-            TABLE.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8"
-        )
+        rows[name] = f"| {what} | {check.promise} | {finding.text} | {held} | {_when()} |"
+        print(rows[name], flush=True)
+        if options.write:
+            _write(rows)
     return failed
 
 
 _HEAD = (
-    "| How much, of the full count | What has to hold | What was seen | Held |",
-    "|---|---|---|---|",
+    "| How much, of the full count | What has to hold | What was seen | Held | When |",
+    "|---|---|---|---|---|",
 )
 
 
-def _where(scale: float) -> str:
-    load = os.getloadavg()[0]
+def _written() -> dict[str, str]:
+    """Return the rows of the page, for the checks that are not run now."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return {
+        name: line
+        for name, check in CHECKS.items()
+        for line in lines
+        if f"{check.full:,} {check.what} |" in line
+    }
+
+
+def _write(rows: dict[str, str]) -> None:
+    table = "\n".join([_where(), "", *_HEAD, *(rows[name] for name in CHECKS if name in rows), ""])
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TABLE.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8")
+
+
+def _where() -> str:
     return (
-        f"Scale {scale:g} of the full counts, on {datetime.now(UTC):%Y-%m-%d}: "
-        f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}, "
-        f"{os.cpu_count()} cores at a load of {load:.0f}, "
+        f"On {platform.system()} {platform.release().split('-')[0]} on {platform.machine()}, "
+        f"{os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}."
     )
+
+
+def _when() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}, at a load of {os.getloadavg()[0]:.0f}"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ WINDOW = Limits().window_bytes
 PER_LINE = 100
 WAVE = 50
 HEALTHY = 20_000
-ROUNDS = 12
+ROUNDS = 40
 HOWS: tuple[Literal["fin", "rst"], ...] = ("fin", "rst")
 
 

@@ -29,7 +29,9 @@ def test_what_is_to_hold_holds_at_a_tiny_scale(check):
     """
     done = soak("--scale", "0.0001", "--only", check)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(r"\| [\d,]+ of [\d,]+ .* \| yes \|\n", done.stdout)
+    assert re.fullmatch(
+        r"\| [\d,]+ of [\d,]+ .* \| yes \| [-\d]+, at a load of \d+ \|\n", done.stdout
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -42,3 +44,31 @@ def test_flows_that_nobody_reads_fill_their_windows_and_no_more():
     assert found, done.stdout + done.stderr
     assert int(found[1]) > 99
     assert int(found[2]) <= 120
+
+
+def test_a_killed_peer_is_known_to_be_dead():
+    """
+    Both sides find out; how soon, on a busy machine, is nothing for a test.
+    """
+    done = soak("--scale", "0.0001", "--only", "kills")
+    assert re.search(r"known after [\d.]+ s at most", done.stdout), done.stdout + done.stderr
+
+
+def test_what_is_written_takes_the_place_of_the_same_check_only(tmp_path, monkeypatch):
+    """
+    The other rows stay as they were, and so does the text around the table.
+    """
+    monkeypatch.syspath_prepend(ROOT / "script")
+    import soak as script  # pyright: ignore[reportMissingImports]
+
+    page = tmp_path / "page.md"
+    page.write_text(script.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(script, "PAGE", page)
+    rows = script._written()
+    assert set(rows) == set(script.CHECKS)
+    script._write(rows)
+    before = page.read_text(encoding="utf-8").splitlines()
+    script._write(rows | {"model": "| the model |"})
+    after = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in before if line not in after] == [rows["model"]]
+    assert [line for line in after if line not in before] == ["| the model |"]
