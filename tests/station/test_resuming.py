@@ -107,7 +107,9 @@ def cutting(proxy: ChaosProxy, every: int, cuts: int) -> Iterator[Packet]:
         if how.random() < 0.5:
             forwarded = (proxy.to_server.forwarded, proxy.to_client.forwarded)
             way = (proxy.to_server, proxy.to_client)[how.randrange(2)]
-            way.wait_for_bytes(forwarded[way is proxy.to_client] + how.randrange(1, 80))
+            # All may have come already: then a PING brings the next bytes.
+            count = forwarded[way is proxy.to_client] + how.randrange(1, 80)
+            way.wait_for_bytes(count, timeout=6 * WAIT)
         proxy.cut(how.choice(["fin", "rst"]))
 
 
