@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 
 from pyf.transport import Packet
 
+__all__ = ["Interception", "Interceptor"]
+
 Map = Callable[[Any], dict[str, Any] | None]
 Wrap = Callable[[Any], Any]
 
@@ -179,6 +181,7 @@ class Interception:
 
 
 Interceptor = Callable[[Interception], AbstractContextManager[Any]]
+"""Called once for each flow, in the thread where its packets pass; what it returns is entered."""
 
 
 @contextmanager
