@@ -86,4 +86,4 @@ def test_the_readme_says_why_each_dependency_and_each_extra_is_there():
     # Twisted's extra stands for what it brings, and so does psycopg's.
     other = {"tls": {"pyopenssl", "service-identity"}, "postgresql": {"psycopg"}}
     expected = brought | other
-    assert {extra: set(each.split(", ")) for extra, each in extras.items()} == expected
+    assert {extra: set(each.lower().split(", ")) for extra, each in extras.items()} == expected
