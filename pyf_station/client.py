@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.conversation import Conversation
-from pyf.station.intercept import Interceptor
+from pyf.station.intercept import Interceptor, checked
 from pyf.station.intercepted import InterceptedConversation, Through, intercepted
 from pyf.station.length import known_length
 from pyf.station.link import Link
@@ -67,7 +67,7 @@ class StationClient(BaseClient):
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
-        self._interceptors = tuple(interceptors)
+        self._interceptors = checked(interceptors)
 
     def call(
         self,

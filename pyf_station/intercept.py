@@ -8,12 +8,14 @@ goes wrong, also after the first packet, is raised there.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, ExitStack, contextmanager
 from functools import partial, reduce
 from itertools import chain, repeat
 from typing import Any, Final, Literal
 
 from pyf.transport import Packet
+
+__all__ = ["Interception", "Interceptor"]
 
 Map = Callable[[Any], dict[str, Any] | None]
 Wrap = Callable[[Any], Any]
@@ -46,7 +48,8 @@ class Pipe:
     def wrap(self, function: Wrap, what: str) -> None:
         """Have the iterator pass *function*; raises TypeError where there is none."""
         if self.kind == PUSHED:
-            raise TypeError(f"{what} are pushed here: there is no iterator to wrap, only to map")
+            text = f"{what} go one by one here: there is no iterator to wrap; use map_{what}"
+            raise TypeError(text)
         self._wraps.append(function)
 
     def __bool__(self) -> bool:
@@ -179,6 +182,17 @@ class Interception:
 
 
 Interceptor = Callable[[Interception], AbstractContextManager[Any]]
+"""Called once for each flow, in the thread where its packets pass; what it returns is entered."""
+
+
+def checked(interceptors: Sequence[Interceptor]) -> tuple[Interceptor, ...]:
+    """Return *interceptors*; raises TypeError where one is none, before there is any flow."""
+    for each in interceptors:
+        if isinstance(each, ContextDecorator):
+            raise TypeError(f"an interceptor is called for each flow: give {each!r} uncalled")
+        if not callable(each):
+            raise TypeError(f"an interceptor is called with an Interception; {each!r} is not")
+    return tuple(interceptors)
 
 
 @contextmanager

@@ -440,3 +440,43 @@ def test_a_flow_that_survives_is_intercepted(serve, tmp_path, named):
     first, last = client.stream(flow, resume=True, flow_id=name)
     assert (first, last.message) == ({"n": 1, "seen": ["out"]}, "done")
     assert spy.call.status == "success"
+
+
+@contextmanager
+def around(call):
+    yield
+
+
+@pytest.mark.parametrize("wrong", [None, "name", around(None)])
+def test_what_is_no_interceptor_is_refused_at_once(wrong):
+    """
+    When a client or a server is made: also what an interceptor returns, in place of itself.
+    """
+    for make in (
+        lambda given: FlowServer(in_thread, interceptors=given),
+        lambda given: StationClient("127.0.0.1", 1, interceptors=given),
+    ):
+        with pytest.raises(TypeError, match="an interceptor is called"):
+            make([wrong])
+
+
+def test_wrapping_what_goes_one_by_one_fails_before_the_flow_begins(client, logged_errors):
+    """
+    At the server no handler is started; a conversation is not opened.
+    """
+    reached = []
+
+    def handler(flow, client):
+        reached.append(flow)
+
+    wrap = Spy(lambda call: call.wrap_messages(iter))
+    with pytest.raises(ServerError) as caught:
+        client(handler, server=[wrap]).send([{"n": 1}])
+    assert caught.value.error_class == "TypeError"
+    logged_errors.claim(TypeError)
+    with (
+        pytest.raises(TypeError, match="use map_messages"),
+        client(handler, interceptors=[wrap]).open({"n": 1}),
+    ):
+        pass
+    assert not reached
