@@ -11,10 +11,12 @@ from typing import Any
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.joint import Joint
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Packets
+from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
-from pyf.station.wire import Attempt
+from pyf.station.wire import CLOSED, Attempt
 from pyf.transport import Limits, Packet
 
 __all__ = ["Call", "Conversation", "StationClient"]
@@ -28,12 +30,17 @@ class StationClient(CoClient):
 
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
     :param limits: bounds of sizes and times.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
         next attempt to reconnect; ``random.random`` if not given.
     :param clock: returns the time in seconds, by a clock that nobody sets.
 
-    Raises ValueError for a port that no host can have.
+    Raises ValueError for a port that no host can have, OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -42,11 +49,14 @@ class StationClient(CoClient):
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
         limits: Limits | None = None,
         rng: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(host, port, waits_for_success, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate}
+        super().__init__(host, port, waits_for_success, **options, limits=limits, rng=rng)
         self._clock = clock
         self._aio: tuple[asyncio.AbstractEventLoop, Trunk] | None = None
 
@@ -98,12 +108,13 @@ class StationClient(CoClient):
     async def _dial(self, trunk: Trunk) -> Multiplex:
         sock = await _connect(Attempt(self.host, self.port, self.limits))
         loop = asyncio.get_running_loop()
+        joint = self._joint(trunk)
         try:
-            _, protocol = await loop.create_connection(lambda: _Protocol(trunk), sock=sock)
+            await loop.create_connection(lambda: _Protocol(joint), sock=sock)
         except BaseException:
             sock.close()
             raise
-        return protocol.multiplex
+        return await joint.ready(self.host, self.port)
 
 
 async def _connect(attempt: Attempt) -> socket.socket:
@@ -191,29 +202,24 @@ class AsyncioLoop:
 class _Protocol(asyncio.Protocol):
     """Joins a transport of asyncio to the flows that it carries."""
 
-    multiplex: Multiplex
-
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(UNWRITTEN_BYTES)
-        trunk = self._trunk
-        self.multiplex = Multiplex(trunk.loop, trunk.limits, _Transport(transport), trunk.greeted)
-        self.multiplex.flush()
+        self._joint.made(_Transport(transport))
 
     def data_received(self, data: bytes) -> None:
-        self.multiplex.received(data)
+        self._joint.received(data)
 
     def pause_writing(self) -> None:
-        self.multiplex.pauseProducing()
+        self._joint.multiplex.pauseProducing()
 
     def resume_writing(self) -> None:
-        self.multiplex.resumeProducing()
+        self._joint.multiplex.resumeProducing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reason = "the server closed the connection" if exc is None else _reason(exc)
-        self._trunk.left(self.multiplex, reason)
+        self._joint.lost(CLOSED if exc is None else _reason(exc))
 
 
 def _reason(error: Exception) -> str:

@@ -13,10 +13,13 @@ from typing import Any, Self
 
 from pyf.station.base import BaseClient, check_call, not_a_flow
 from pyf.station.coflow import Call, CallRun
+from pyf.station.joint import Joint
 from pyf.station.length import known_length
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Multiplex, Stream
+from pyf.station.multiplex import Multiplex
 from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump, Worker
+from pyf.station.stream import Stream
+from pyf.station.tls import ClientTls, Paths, TlsPipe, client_context
 from pyf.station.trunk import Trunk
 from pyf.transport import Limits
 
@@ -30,10 +33,13 @@ class CoClient(BaseClient):
         port: int,
         waits_for_success: bool,
         *,
+        tls: ClientTls,
+        certificate: Paths | None,
         limits: Limits | None,
         rng: Callable[[], float] | None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
+        self._tls = client_context(tls, certificate)
         self._rng = rng or random.random
 
     @property
@@ -44,6 +50,10 @@ class CoClient(BaseClient):
     @abstractmethod
     async def _dial(self, trunk: Trunk) -> Multiplex:
         """Return a new connection. Raises ConnectFailed."""
+
+    def _joint(self, trunk: Trunk) -> Joint:
+        """Return what joins a new transport to the flows."""
+        return Joint(trunk, TlsPipe(self._tls, self.host) if self._tls is not None else None)
 
     def _iterate(
         self, loop: Loop, stream: Stream, source: Iterator[Any], worker: Worker | Inline

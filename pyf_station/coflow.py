@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 
 from pyf.station.base import check_call
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Stream
 from pyf.station.outcome import Notify, outcome
 from pyf.station.pump import Pump
+from pyf.station.stream import Stream
 from pyf.station.trunk import Timeout, Trunk
 from pyf.transport import DeadlineExceeded, LocalProtocolError, Packet, encode_packet
 

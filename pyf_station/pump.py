@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Stream
+from pyf.station.stream import Stream
 from pyf.transport import PacketError, encode_packet
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 

@@ -7,8 +7,9 @@ from copy import copy
 from typing import Final
 
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Multiplex, Stream
+from pyf.station.multiplex import Multiplex
 from pyf.station.pump import LAST_WORD, Workers
+from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
 from pyf.transport import ConnectFailed, Limits, LocalProtocolError
@@ -100,7 +101,10 @@ class Trunk:
         self._closed = False
 
     async def connected(self, timeout: Timeout) -> Multiplex:
-        """Return the connection for a new flow: the one there is, or a new one."""
+        """Return the connection for a new flow: the one there is, or a new one.
+
+        A new one that has ended again is returned, too: it says why.
+        """
         while True:
             if self._closed:
                 raise LocalProtocolError("the client is closed", code="closed")
@@ -117,9 +121,13 @@ class Trunk:
             if self._connecting:
                 await waiting
             timeout.check()
-            if self._connect_failure is not None and not self._connecting:
+            if self._connecting:
+                continue
+            if self._connect_failure is not None:
                 # One for each that waited: a traceback belongs to one of them.
                 raise copy(self._connect_failure) from self._connect_failure.__cause__
+            if self._connection is not None:
+                return self._connection
 
     async def _establish(self) -> None:
         """Connect, for all that wait: again and again where that has been possible before."""

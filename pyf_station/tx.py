@@ -23,7 +23,7 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     clientFromString,
 )
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectionDone, DNSLookupError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import Clock
@@ -32,11 +32,14 @@ from twisted.python.failure import Failure
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.joint import Joint
 from pyf.station.loop import Loop
-from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex, Stream
+from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Worker
+from pyf.station.stream import Stream
+from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
-from pyf.station.wire import Attempt
+from pyf.station.wire import CLOSED, Attempt
 from pyf.transport import Limits, Packet, encode_packet
 
 __all__ = ["Call", "Conversation", "Endpoint", "StationClient", "Steps"]
@@ -62,12 +65,18 @@ class StationClient(CoClient):
         ``"tcp:example.com:8000"``, to which *port* says nothing.
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*. For an endpoint, see ``"tls:…"``.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor that it runs on; Twisted's default one if not given.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
         next attempt to reconnect; ``random.random`` if not given.
 
-    Raises ValueError for a port that no host can have, or a string that is no endpoint.
+    Raises ValueError for a port that no host can have, or a string that is no endpoint, OSError for
+    a file that cannot be read.
     """
 
     def __init__(
@@ -76,11 +85,14 @@ class StationClient(CoClient):
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
         limits: Limits | None = None,
         reactor: Any = None,
         rng: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(str(host), port, waits_for_success, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate}
+        super().__init__(str(host), port, waits_for_success, **options, limits=limits, rng=rng)
         self._made: Trunk | None = None
         self._reactor = reactor
         self._endpoint: Any = None if isinstance(host, str) else host
@@ -88,6 +100,8 @@ class StationClient(CoClient):
         if isinstance(host, str) and ":" in host and not _ip_version(host):
             from_string: Any = clientFromString  # which comes without types
             self._endpoint = from_string(self._get_reactor(), host)
+        if self._endpoint is not None and self._tls is not None:
+            raise ValueError("tls= is for a host: an endpoint speaks TLS by itself, or doesn't")
 
     def call(
         self,
@@ -166,10 +180,11 @@ class StationClient(CoClient):
             kind: Any = kinds.get(_ip_version(self.host), HostnameEndpoint)
             seconds = self.limits.connect_timeout
             endpoint = kind(reactor, self.host, self.port, timeout=seconds)
-        connecting = endpoint.connect(_Factory(trunk))
+        joint = self._joint(trunk)
+        connecting = endpoint.connect(_Factory(joint))
         connecting.addTimeout(self.limits.connect_timeout, reactor)
         try:
-            protocol = await connecting
+            await connecting
         except DNSLookupError as error:
             raise attempt.unknown(error) from error
         except CancelledError:
@@ -177,8 +192,7 @@ class StationClient(CoClient):
         except Exception as error:
             attempt.note(self.host, _plain(error))
             raise attempt.failure() from error
-        multiplex: Multiplex = protocol.multiplex
-        return multiplex
+        return await joint.ready(self.host, self.port)
 
 
 class Conversation(CoConversation):
@@ -318,22 +332,21 @@ class _StepsPump(IteratorPump):
 class _Factory(Factory):
     noisy = False
 
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def buildProtocol(self, addr: Any) -> _Protocol:  # noqa: ARG002, N802 - Twisted's
         """Return what joins the transport to the flows."""
-        return _Protocol(self._trunk)
+        return _Protocol(self._joint)
 
 
 class _Protocol(TwistedProtocol):
     """Joins a transport of Twisted to the flows that it carries."""
 
-    multiplex: Multiplex
     transport: Any
 
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         """Introduce this side."""
@@ -341,17 +354,16 @@ class _Protocol(TwistedProtocol):
             self.transport.setTcpNoDelay(True)
         if hasattr(self.transport, "bufferSize"):
             self.transport.bufferSize = UNWRITTEN_BYTES
-        trunk = self._trunk
-        self.multiplex = Multiplex(trunk.loop, trunk.limits, self.transport, trunk.greeted)
-        self.multiplex.flush()
+        self._joint.made(self.transport)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came."""
-        self.multiplex.received(data)
+        self._joint.received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End what is open."""
-        self._trunk.left(self.multiplex, reason.getErrorMessage())
+        clean = isinstance(reason.value, ConnectionDone)
+        self._joint.lost(CLOSED if clean else _why(reason.value))
 
 
 def _ip_version(text: str) -> int:
@@ -364,6 +376,10 @@ def _ip_version(text: str) -> int:
 
 def _plain(error: Exception) -> Exception:
     """Return an error of Twisted's as the system's own."""
-    reason = getattr(error, "osError", None)
-    text = getattr(reason, "strerror", None) or str(error)
+    text = _why(error)
     return TimeoutError(text) if isinstance(error, TimeoutError) else OSError(text)
+
+
+def _why(error: BaseException | None) -> str:
+    reason = getattr(error, "osError", None)
+    return getattr(reason, "strerror", None) or str(error)

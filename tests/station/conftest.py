@@ -4,6 +4,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,8 +17,9 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from pyf.station import FlowServer
+from pyf.station import FlowServer, StationClient, aio, tx
 from pyf.station.session import Session
+from pyf.station.testing import AwaitedClient, asyncio_thread
 from pyf.transport import Connection, Limits, Packet, Role, StationError, encode_packet
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
@@ -90,6 +93,36 @@ def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[...
     in_reactor(lambda: DeferredList([maybeDeferred(port.stopListening) for port in ports]))
     in_reactor(lambda: DeferredList([server.stop() for server in servers]))
     assert not any(server.handlers for server in servers), "a handler has not returned"
+
+
+@pytest.fixture(params=["blocking", "asyncio", "Twisted"])
+def connect(request: Any, reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Any]:
+    """
+    Make a client of each kind, in the guise of a blocking one; arguments are StationClient's.
+    """
+    if request.param == "blocking":
+        yield StationClient
+        return
+
+    def on_reactor(coroutine: Any) -> Any:
+        return threads.blockingCallFromThread(reactor, Deferred.fromCoroutine, coroutine)
+
+    run: Any
+    kind: Any
+    made: list[AwaitedClient] = []
+    with ExitStack() as stack:
+        if request.param == "asyncio":
+            run, kind = stack.enter_context(asyncio_thread()), aio.StationClient
+        else:
+            run, kind = on_reactor, partial(tx.StationClient, reactor=reactor)
+
+        def connect(*args: Any, **options: Any) -> AwaitedClient:
+            made.append(AwaitedClient(kind(*args, **options), run))
+            return made[-1]
+
+        yield connect
+        for client in made:
+            client.close()
 
 
 class HandReactor(MemoryReactorClock):
