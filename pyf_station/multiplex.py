@@ -65,13 +65,14 @@ class Multiplex:
         """Whether the transport holds enough for now."""
         self.closed: bool = False
         """Whether the connection has ended."""
+        self.ending: StationError | None = None
+        """Why it takes no new flow, once that is so."""
         self._limits = limits
         self._greeted = greeted
         self._streams: dict[int, Stream] = {}
         self._confirming: dict[int, Stream] = {}
         self._pings = 0
         self._gone_away = ""
-        self._ending: StationError | None = None
         self._leaving = False
         self._emptied: list[Callable[[], None]] = []
         self._last_wait: Alarm | None = None
@@ -100,8 +101,8 @@ class Multiplex:
         Raises PacketError, FlowRefused, and what the connection has ended with.
         """
         if not self.usable:
-            if self._ending is not None:
-                raise copy(self._ending)
+            if self.ending is not None:
+                raise copy(self.ending)
             raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
         flow_id = self.machine.open_flow(header, timeout, waits, length_hint)
         stream = self._streams[flow_id] = Stream(self, flow_id, timeout)
@@ -136,7 +137,7 @@ class Multiplex:
     def fail(self, error: RemoteProtocolError) -> None:
         """Tell the server of its breach, and close."""
         self.machine.fail(error)
-        self._ending = error
+        self.ending = error
         for stream in list(self._streams.values()):
             stream.fail(copy(error))
         self.close()
@@ -245,7 +246,7 @@ class Multiplex:
             wake()
 
     def _lose_streams(self, reason: str, **facts: Any) -> None:
-        self._ending = self._ending or lost(reason, whole=False, sent=0, consumed=0, **facts)
+        self.ending = self.ending or lost(reason, whole=False, sent=0, consumed=0, **facts)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lose(reason, facts)
@@ -298,7 +299,7 @@ class Multiplex:
 
     def _go_away(self, event: GoAwayReceived) -> None:
         self._gone_away = event.message or event.code or "the server is going away"
-        self._ending = refusal(event)
+        self.ending = refusal(event)
         for flow_id in [each for each in self._streams if each > event.last_flow]:
             self._streams.pop(flow_id).fail(refusal(event))
 

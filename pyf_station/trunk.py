@@ -12,7 +12,7 @@ from pyf.station.pump import LAST_WORD, Workers
 from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
-from pyf.transport import ConnectFailed, Limits, LocalProtocolError
+from pyf.transport import ConnectFailed, FlowRefused, Limits, LocalProtocolError
 
 BACKOFF_FIRST: Final = 0.05
 """Seconds, at the most, before the first new attempt to reconnect."""
@@ -78,8 +78,10 @@ class Trunk:
     """The connection that carries the flows of a client. For the loop's thread.
 
     *dial* makes a connection, and raises ConnectFailed. Where the server has been there before, new
-    flows wait while it is dialled again and again, ``Limits.connect_timeout`` at the most; the
-    first time of all, one attempt has to do. *rng* is as for :class:`Backoff`.
+    flows wait while it is dialled again and again, ``Limits.connect_timeout`` at the most. One
+    attempt has to do the first time of all, and behind a server that drains: a successor may be
+    there already, and who is told to go elsewhere is not to be kept. *rng* is as for
+    :class:`Backoff`.
     """
 
     def __init__(self, loop: Loop, limits: Limits, dial: Dial, rng: Callable[[], float]) -> None:
@@ -148,16 +150,24 @@ class Trunk:
     async def _attempts(self) -> Multiplex:
         loop = self.loop
         until = loop.clock() + self.limits.connect_timeout
+        drained = self._drained()
         while True:
-            if self._proven and (delay := self._backoff.delay()):
+            if self._proven and drained is None and (delay := self._backoff.delay()):
                 await _sleep(loop, min(delay, max(0.0, until - loop.clock())))
             # It has failed until the server has introduced itself.
             self._backoff.failed()
             try:
                 return await self._dial(self)
-            except ConnectFailed:
+            except ConnectFailed as error:
+                if drained is not None:
+                    raise copy(drained) from error
                 if not self._proven or loop.clock() >= until:
                     raise
+
+    def _drained(self) -> FlowRefused | None:
+        """Return what the server said as it was about to go, if that was its last word."""
+        ending = None if self._connection is None else self._connection.ending
+        return ending if isinstance(ending, FlowRefused) and ending.code == "draining" else None
 
     def greeted(self) -> None:
         """Note that the server has introduced itself."""

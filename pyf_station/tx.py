@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import operator
+import os
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -23,7 +25,7 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     clientFromString,
 )
-from twisted.internet.error import ConnectionDone, DNSLookupError
+from twisted.internet.error import ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import Clock
@@ -381,5 +383,7 @@ def _plain(error: Exception) -> Exception:
 
 
 def _why(error: BaseException | None) -> str:
+    if isinstance(error, ConnectionLost) and not error.args:
+        return os.strerror(errno.ECONNRESET)
     reason = getattr(error, "osError", None)
     return getattr(reason, "strerror", None) or str(error)

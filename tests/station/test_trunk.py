@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from pyf.station.trunk import BACKOFF_FIRST, BACKOFF_MOST, Backoff, Timeout, Trunk
 from pyf.station.tx import ReactorLoop
-from pyf.transport import ConnectFailed, DeadlineExceeded, Limits, LocalProtocolError
+from pyf.transport import ConnectFailed, DeadlineExceeded, FlowRefused, Limits, LocalProtocolError
 
 
 class FakeConnection:
@@ -18,6 +18,7 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.usable = True
+        self.ending: Any = None
         self.closed = ""
 
     def lost(self, reason: str) -> None:
@@ -152,6 +153,24 @@ def test_reconnecting_ends_in_time(dialler, hand_reactor):
     for _ in range(30):
         hand_reactor.advance(0.1)
     assert error(call) is ConnectFailed
+
+
+def test_a_server_that_drains_is_dialled_once(dialler):
+    """
+    Where nobody is there in its place, each new call is refused at once; a successor takes them.
+    """
+    one = dialler()
+    (connection,) = one.call()
+    one.trunk.greeted()
+    connection.usable, connection.ending = False, FlowRefused("it drains", code="draining")
+    one.down = True
+    for _ in range(3):
+        (failure,) = one.call()
+        assert (failure.type, failure.value.code) == (FlowRefused, "draining")
+        assert isinstance(failure.value.__cause__, ConnectFailed)
+    assert one.times == [0] * 4
+    one.down = False
+    assert isinstance(one.call()[0], FakeConnection)
 
 
 def test_closing(dialler, hand_reactor):
