@@ -61,7 +61,12 @@ class StationClient(CoClient):
         self._aio: tuple[asyncio.AbstractEventLoop, Trunk] | None = None
 
     def call(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
@@ -69,28 +74,42 @@ class StationClient(CoClient):
         generator, is iterated in a thread of its own. What it yields, and raises, is what the
         blocking client's ``call`` does.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success)
+        return self._call(flow, header, timeout, waits=self.waits_for_success, resume=resume)
 
     async def send(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Any:
         """Ship all of *flow*, wait for the handler, and return what it succeeded with."""
-        return await self._send(flow, header, timeout)
+        return await self._send(flow, header, timeout, resume=resume)
 
     def stream(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True))
+        return answers(self._call(flow, header, timeout, waits=True, resume=resume))
 
     def open(
-        self, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout)
+        return Conversation(self._trunk, self._notify, header, timeout, resume=resume)
 
     async def close(self) -> None:
         """Cancel the flows that are open, and close the connection."""

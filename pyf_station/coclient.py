@@ -68,7 +68,13 @@ class CoClient(BaseClient):
         return trunk
 
     def _call(
-        self, flow: Any, header: dict[str, Any] | None, timeout: float | None, *, waits: bool
+        self,
+        flow: Any,
+        header: dict[str, Any] | None,
+        timeout: float | None,
+        *,
+        waits: bool,
+        resume: bool,
     ) -> Call:
         check_call(header, timeout)
         refused = isinstance(flow, str | bytes | bytearray | Mapping)
@@ -83,15 +89,15 @@ class CoClient(BaseClient):
             worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
             return self._iterate(trunk.loop, stream, iter(flow), worker)
 
-        length = known_length(flow)
-        run = CallRun(
-            *(trunk, self._notify, pump, header, timeout), waits=waits, length_hint=length
-        )
+        run = CallRun(*(trunk, self._notify, pump, header, timeout), waits=waits, resume=resume)
+        run.progress.length_hint = known_length(flow)
         return Call(run.steps(), run)
 
-    async def _send(self, flow: Any, header: dict[str, Any] | None, timeout: float | None) -> Any:
+    async def _send(
+        self, flow: Any, header: dict[str, Any] | None, timeout: float | None, *, resume: bool
+    ) -> Any:
         last: Any = None
-        async for value in self._call(flow, header, timeout, waits=True):
+        async for value in self._call(flow, header, timeout, waits=True, resume=resume):
             last = value
         return last["message"]
 

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pyf.station.base import check_call
+from pyf.station.counts import Counted, Progress
 from pyf.station.loop import Loop
 from pyf.station.outcome import Notify, outcome
 from pyf.station.pump import Pump
+from pyf.station.revival import ResumingStream
 from pyf.station.stream import Stream
 from pyf.station.trunk import Timeout, Trunk
 from pyf.transport import DeadlineExceeded, LocalProtocolError, Packet, encode_packet
@@ -31,40 +33,44 @@ class FlowRun:
         timeout: float | None,
         *,
         waits: bool,
-        length_hint: int | None = None,
+        resume: bool = False,
+        name: str | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.stream: Stream | None = None
-        self.length_hint: int | None = length_hint
-        """Packets that the flow will probably have, where its source knows."""
-        self.received: int = 0
-        """Packets that have come back."""
+        self.progress: Progress = progress or Progress()
         self._trunk = trunk
         self._notify = notify
         self._header = header
         self._timeout = timeout
-        self._waits = waits
+        self._waits = waits or resume
+        self._resume = resume
+        self._name = name
         self._clock: Timeout | None = None
-
-    @property
-    def sent(self) -> int:
-        """Packets that have left."""
-        return self.stream.sent if self.stream else 0
-
-    @property
-    def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported."""
-        return self.stream.consumed if self.stream else 0
 
     async def open(self) -> Stream:
         """Connect, if need be, and open the flow."""
         self._clock = Timeout(self._loop, self._timeout)
         connection = await self._trunk.connected(self._clock)
-        self.stream = stream = connection.open(
-            self._header, self._timeout, waits=self._waits, length_hint=self.length_hint
-        )
+        opening = self._header, self._timeout
+        length = self.progress.length_hint
+        if self._resume:
+            revived = self.stream = ResumingStream(
+                self._trunk, connection, *opening, length_hint=length, name=self._name
+            )
+            self._keep(revived)
+            connection.flush()
+            await revived.opened()
+        else:
+            self.stream = connection.open(*opening, waits=self._waits, length_hint=length)
+            self._keep(self.stream)
+        self.progress.follow(self.stream)
+        return self.stream
+
+    def _keep(self, stream: Stream) -> None:
+        assert self._clock is not None
         self._clock.wake = stream.expire
         self._trunk.streams.add(stream)
-        return stream
 
     def leave(self) -> None:
         """Hold on to nothing any more."""
@@ -84,13 +90,9 @@ class FlowRun:
         else:
             self.stream.abort(type(error).__name__)
 
-    def count(self) -> None:
-        """Count a packet that has come back."""
-        self.received += 1
-
     def notify(self, packet: Packet) -> None:
-        """Tell listeners of a message."""
-        self.count()
+        """Count a message, and tell listeners."""
+        self.progress.received += 1
         self._notify(packet)
 
     def outcome(self, stream: Stream) -> Packet:
@@ -113,11 +115,9 @@ class CallRun(FlowRun):
         make_pump: Callable[[Stream], Pump],
         header: dict[str, Any] | None,
         timeout: float | None,
-        *,
-        waits: bool,
-        length_hint: int | None,
+        **options: Any,
     ) -> None:
-        super().__init__(trunk, notify, header, timeout, waits=waits, length_hint=length_hint)
+        super().__init__(trunk, notify, header, timeout, **options)
         self.pump: Pump | None = None
         self._make_pump = make_pump
 
@@ -132,8 +132,10 @@ class CallRun(FlowRun):
                     self.notify(packet)
                     yield packet
             if self.stream is not None and self.stream.result is not None:
-                self.count()
-                yield self.outcome(self.stream)
+                progress = self.progress
+                progress.received += 1
+                progress.final = self.outcome(self.stream)
+                yield progress.final
         except BaseException as error:
             self.fail(error)
             if isinstance(error, GeneratorExit):
@@ -158,9 +160,8 @@ class CallRun(FlowRun):
         stream = self.stream
         if stream is None:
             return 0
-        departed = stream.sent - stream.told
         stream.told = stream.sent
-        return departed
+        return self.progress.departed()
 
     async def _advance(self) -> tuple[int, list[Packet]] | None:
         """Return how many packets have left, and the messages that have come; None at the end."""
@@ -204,32 +205,13 @@ class CallRun(FlowRun):
             raise stream.error
 
 
-class Call(AsyncIterator[Value]):
+class Call(Counted, AsyncIterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow."""
 
     def __init__(self, steps: AsyncGenerator[Value, None], run: CallRun) -> None:
         self._steps = steps
         self._run = run
-
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left."""
-        return self._run.sent
-
-    @property
-    def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported; exact once there is a result."""
-        return self._run.consumed
-
-    @property
-    def length_hint(self) -> int | None:
-        """Packets that the flow will probably have; None if it doesn't know its length."""
-        return self._run.length_hint
-
-    @property
-    def received(self) -> int:
-        """Packets that have come back."""
-        return self._run.received
+        self._progress = run.progress
 
     def __aiter__(self) -> AsyncIterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps
@@ -259,7 +241,7 @@ async def answers(call: Call) -> AsyncGenerator[Packet, None]:
                 yield value
 
 
-class CoConversation:
+class CoConversation(Counted):
     """A flow that is sent packet by packet, for use in ``async with``.
 
     One task may send while another one receives. Leaving the ``async with`` without ``end()``
@@ -272,29 +254,17 @@ class CoConversation:
         notify: Notify,
         header: dict[str, Any] | None,
         timeout: float | None,
+        *,
+        resume: bool = False,
     ) -> None:
         check_call(header, timeout)
-        self._run = FlowRun(trunk, notify, header, timeout, waits=True)
+        self._run = FlowRun(trunk, notify, header, timeout, waits=True, resume=resume)
+        self._progress = self._run.progress
         self._loop = trunk.loop
         self._received: deque[Packet] = deque()
         self._finished = False
         self._left = False
         self._value: Any = None
-
-    @property
-    def sent(self) -> int:
-        """Packets that have left."""
-        return self._run.sent
-
-    @property
-    def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported."""
-        return self._run.consumed
-
-    @property
-    def received(self) -> int:
-        """Messages that have been received."""
-        return self._run.received
 
     async def _send(self, packet: dict[str, Any]) -> None:
         stream = self._check_open("send")

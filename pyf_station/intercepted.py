@@ -9,10 +9,10 @@ from contextlib import closing
 from typing import Any
 
 from pyf.station.conversation import Conversation
+from pyf.station.counts import Progress
 from pyf.station.intercept import PULLED, PUSHED, Interception, Interceptor, entered
 from pyf.station.link import Link
 from pyf.station.outcome import Notify
-from pyf.station.resuming import Progress
 from pyf.transport import FlowCancelled, Packet, ServerError
 
 Through = Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from pyf.station.loop import Loop
 from pyf.station.outcome import lost, refusal
-from pyf.station.stream import Stream, extent
+from pyf.station.stream import Resumable, Stream, extent
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     Connection,
@@ -26,12 +26,15 @@ from pyf.transport import (
 from pyf.transport.events import (
     CreditReceived,
     Event,
+    FlowRejected,
+    FlowResumed,
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
     PongReceived,
     ResultReceived,
+    SessionOpened,
 )
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_BYTES
@@ -70,6 +73,7 @@ class Multiplex:
         self._limits = limits
         self._greeted = greeted
         self._streams: dict[int, Stream] = {}
+        self._resuming: dict[int, Resumable] = {}
         self._confirming: dict[int, Stream] = {}
         self._pings = 0
         self._gone_away = ""
@@ -95,19 +99,35 @@ class Multiplex:
         *,
         waits: bool,
         length_hint: int | None = None,
+        stream: Stream | None = None,
+        **resume: Any,
     ) -> Stream:
-        """Open a flow; it leaves with the next ``flush()``.
+        """Open a flow, for a *stream* that there is or a new one; it leaves with ``flush()``.
 
-        Raises PacketError, FlowRefused, and what the connection has ended with.
+        *resume* is as for the machine's ``open_flow``. Raises PacketError, FlowRefused, and what
+        the connection has ended with.
         """
+        self._check_usable()
+        flow_id = self.machine.open_flow(header, timeout, waits, length_hint, **resume)
+        stream = Stream(self, flow_id, timeout) if stream is None else stream
+        stream.move(self, flow_id)
+        self._streams[flow_id] = stream
+        self._settle()
+        return stream
+
+    def resume(self, stream: Resumable) -> None:
+        """Ask for a flow that has lost its connection to go on here. Raises as ``open`` does."""
+        self._check_usable()
+        flow, ticket = stream.left_off
+        self._resuming[self.machine.resume_flow(flow, ticket)] = stream
+        self._settle()
+        self.flush()
+
+    def _check_usable(self) -> None:
         if not self.usable:
             if self.ending is not None:
                 raise copy(self.ending)
             raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
-        flow_id = self.machine.open_flow(header, timeout, waits, length_hint)
-        stream = self._streams[flow_id] = Stream(self, flow_id, timeout)
-        self._settle()
-        return stream
 
     def flush(self) -> None:
         """Write what the machine says."""
@@ -201,8 +221,11 @@ class Multiplex:
 
     # Leaving
 
-    def close(self) -> None:
-        """Close behind what has been said; abort where the server keeps its half."""
+    def close(self, why: str = "this side closed the connection", **facts: Any) -> None:
+        """Close behind what has been said; abort where the server keeps its half.
+
+        The flows that are open are told *why*.
+        """
         if self._leaving or self.closed:
             return
         self.flush()
@@ -210,7 +233,7 @@ class Multiplex:
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
-        self._lose_streams("this side closed the connection")
+        self._lose_streams(why, **facts)
         seconds = self._limits.close_timeout
         self._last_wait = Alarm(self.loop, self.loop.clock, seconds, self.abort)
         self.transport.loseConnection()
@@ -247,14 +270,14 @@ class Multiplex:
 
     def _lose_streams(self, reason: str, **facts: Any) -> None:
         self.ending = self.ending or lost(reason, whole=False, sent=0, consumed=0, **facts)
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
+        streams = [*self._streams.values(), *self._resuming.values()]
+        self._streams, self._resuming = {}, {}
+        for stream in streams:
             stream.lose(reason, facts)
 
     def _give_up(self, overdue: Overdue) -> None:
-        self._lose_streams(overdue.text, option=overdue.option, limit=overdue.limit)
         self.machine.go_away(overdue.code, overdue.text)
-        self.close()
+        self.close(overdue.text, option=overdue.option, limit=overdue.limit)
 
     # Events
 
@@ -302,6 +325,26 @@ class Multiplex:
         self.ending = refusal(event)
         for flow_id in [each for each in self._streams if each > event.last_flow]:
             self._streams.pop(flow_id).fail(refusal(event))
+        for flow_id in [each for each in self._resuming if each > event.last_flow]:
+            self._resuming.pop(flow_id).lose(event.message, {})
+        if event.code == "draining":
+            for stream in list(self._streams.values()):
+                stream.drain(event.message)
+
+    def _session(self, event: SessionOpened) -> None:
+        stream = self._streams.get(event.flow_id)
+        if isinstance(stream, Resumable):
+            stream.begin(self.machine.flow(event.flow_id), event.ticket)
+
+    def _resumed(self, event: FlowResumed) -> None:
+        stream = self._resuming.pop(event.flow_id)
+        stream.go_on(self, event.flow_id, event.token)
+        if not stream.given_up:
+            self._streams[event.flow_id] = stream
+            self._make_room(stream)
+
+    def _rejected(self, event: FlowRejected) -> None:
+        self._resuming.pop(event.flow_id).reject(event)
 
     _HANDLERS: ClassVar[dict[type[Event], Callable[[Multiplex, Any], None]]] = {
         HelloReceived: _hello,
@@ -311,4 +354,7 @@ class Multiplex:
         ResultReceived: _result,
         PongReceived: _pong,
         GoAwayReceived: _go_away,
+        SessionOpened: _session,
+        FlowResumed: _resumed,
+        FlowRejected: _rejected,
     }

@@ -11,14 +11,16 @@ import random
 import selectors
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from itertools import repeat
 from math import inf
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
+from pyf.station.backoff import pauses
+from pyf.station.counts import Progress
 from pyf.station.keeper import LAST_WORD
 from pyf.station.link import Link
+from pyf.station.outcome import cut_off
 from pyf.station.wire import Wire
 from pyf.transport import (
     ConnectFailed,
@@ -27,9 +29,6 @@ from pyf.transport import (
     DeadlineExceeded,
     FlowRefused,
     Limits,
-    OutcomeUnknown,
-    Packet,
-    ResumeRejected,
     Role,
     StationError,
 )
@@ -45,30 +44,11 @@ from pyf.transport.events import (
 from pyf.transport.patience import Patience
 from pyf.transport.resume import FlowMachine, Ticket
 
-FIRST_PAUSE: Final = 1.0
-"""Seconds before the second attempt to connect, at the most; each is twice the one before."""
-
-LONGEST_PAUSE: Final = 16.0
-"""Seconds between two attempts, at the most."""
-
 ASSUMED_TTL: Final = 120.0
 """Seconds that a client tries for, where no server has said how long its session lasts."""
 
 Some = TypeVar("Some")
 Connect = Callable[[float | None], Wire]
-
-
-def pauses(draw: Callable[[], float] = random.random) -> Iterator[float]:
-    """Yield the seconds to wait before each attempt: none before the first, then a random part of
-    1, 2, 4, 8 and 16.
-
-    So clients that have lost one server do not come back all at once.
-    """
-    yield 0.0
-    longest = FIRST_PAUSE
-    while True:
-        yield draw() * longest
-        longest = min(2 * longest, LONGEST_PAUSE)
 
 
 class ResumingLink(Link):
@@ -275,14 +255,7 @@ class ResumingLink(Link):
 
     def _rejected(self, code: str, message: str) -> ConnectionLost:
         facts = {"sent": self.sent, "consumed": self.consumed}
-        text = f"the flow lost its connection, and cannot go on over another one: {message}"
-        rejected = ResumeRejected(text, code=code, **facts)
-        if not self._ended:
-            return rejected
-        text = f"all {self.sent} packets were sent, but their result never came: {message}"
-        unknown = OutcomeUnknown(text, **facts)
-        unknown.__cause__ = rejected
-        return unknown
+        return cut_off(code, message, whole=self._ended, **facts)
 
 
 def _wait_for(wire: Wire, until: float) -> None:
@@ -290,36 +263,6 @@ def _wait_for(wire: Wire, until: float) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(wire.socket, events)
         selector.select(max(0.0, until - time.monotonic()))
-
-
-class Progress:
-    """How far a call is, over all the links that it may need one after the other."""
-
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.length_hint: int | None = None
-        self.received: int = 0
-        self.final: Packet | None = None
-        """What stands for the success, once it has come."""
-        self._origin = 0
-        self._told = 0
-
-    def follow(self, link: Link) -> None:
-        """Note that *link* carries the flow now."""
-        if self.link is None:
-            self._origin = link.start
-        self.link = link
-
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left; one that had to leave again counts once."""
-        link = self.link
-        return max(self._told, link.start + link.sent - self._origin) if link else 0
-
-    def departures(self) -> Iterator[Literal[True]]:
-        """Return True for each packet that has left since this was asked last."""
-        told, self._told = self._told, self.sent
-        return repeat(True, self._told - told)
 
 
 def persist(

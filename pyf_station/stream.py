@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -11,8 +12,9 @@ from pyf.station.outcome import lost
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
 from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
-from pyf.transport.events import ResultReceived
+from pyf.transport.events import FlowRejected, ResultReceived
 from pyf.transport.frames import Batch
+from pyf.transport.resume import FlowMachine, Ticket
 from pyf.transport.states import FlowState
 
 _SENDING: Final = (FlowState.STREAMING, FlowState.STOPPED)
@@ -71,10 +73,16 @@ class Stream:
         """Called where more may be sent; it raises nothing."""
         self.changes: int = 0
         """How often something may have changed."""
-        self._carrier = carrier
-        self._flow_id = flow_id
+        self.start: int = 0
+        """Packets of the flow that are not asked for: earlier sessions have handled them."""
+        self.move(carrier, flow_id)
         self._messages: deque[Batch] = deque()
         self._wakes: list[Callable[[], None]] = []
+
+    def move(self, carrier: Carrier, flow_id: int) -> None:
+        """Be carried by *carrier* from now on."""
+        self._carrier = carrier
+        self._flow_id = flow_id
 
     @property
     def over(self) -> bool:
@@ -198,6 +206,9 @@ class Stream:
         """Note that the connection is gone."""
         self.fail(lost(reason, whole=self.ended, sent=self.sent, consumed=self.consumed, **facts))
 
+    def drain(self, message: str) -> None:
+        """Note that the server is about to go. The flow may be finished there."""
+
     def touch(self) -> None:
         """Have all that wait look again."""
         self.changes += 1
@@ -229,6 +240,27 @@ class Stream:
         finally:
             alarm.cancel()
         return bool(condition())
+
+
+class Resumable(Stream):
+    """A flow that can go on over another connection: what the one that carries it tells it."""
+
+    given_up: bool = False
+    """Whether nobody waits for it any more."""
+    left_off: tuple[FlowMachine, Ticket]
+    """What another connection has to know, once the server has given it a session."""
+
+    @abstractmethod
+    def begin(self, flow: FlowMachine, ticket: Ticket) -> None:
+        """Take the session that the server has given."""
+
+    @abstractmethod
+    def go_on(self, carrier: Carrier, flow_id: int, token: bytes) -> None:
+        """Be carried by another connection from now on, with the *token* for the next one."""
+
+    @abstractmethod
+    def reject(self, event: FlowRejected) -> None:
+        """Note that the server has refused to go on."""
 
 
 def extent(batch: Batch) -> tuple[int, int]:

@@ -110,6 +110,8 @@ class StationClient(CoClient):
         flow: Packets | Steps,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
@@ -118,37 +120,45 @@ class StationClient(CoClient):
         own, until a step of it is a Deferred: those after it are made in the reactor's thread. What
         the call yields, and raises, is what the blocking client's ``call`` does.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success)
+        return self._call(flow, header, timeout, waits=self.waits_for_success, resume=resume)
 
     def send(
         self,
         flow: Packets | Steps,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Deferred[Any]:
         """Ship all of *flow*; the Deferred fires with what the handler succeeded with.
 
         Cancelling it cancels the flow.
         """
-        return Deferred.fromCoroutine(self._send(flow, header, timeout))
+        return Deferred.fromCoroutine(self._send(flow, header, timeout, resume=resume))
 
     def stream(
         self,
         flow: Packets | Steps,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True))
+        return answers(self._call(flow, header, timeout, waits=True, resume=resume))
 
     def open(
-        self, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout)
+        return Conversation(self._trunk, self._notify, header, timeout, resume=resume)
 
     def close(self) -> Deferred[None]:
         """Cancel the flows that are open, and close the connection."""

@@ -16,9 +16,8 @@ from pyf.station import (
     ResumePolicy,
     SQLiteStore,
     StationClient,
-    resuming,
+    backoff,
 )
-from pyf.station.resuming import pauses
 from pyf.station.testing import ChaosProxy
 from pyf.transport import (
     ConnectFailed,
@@ -76,7 +75,7 @@ def proxied(serve, monkeypatch) -> Iterator[Callable[..., tuple[StationClient, C
     """
     Serve a handler behind a proxy; return a client that goes through it, and the proxy.
     """
-    monkeypatch.setattr(resuming, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.01)
     proxies: list[ChaosProxy] = []
 
     def make(handler: Any, limits: Limits | None = None, **policy: Any) -> Any:
@@ -486,15 +485,3 @@ def test_a_flow_with_a_name_is_a_function(serve):
         client.call(iter([]), flow_id="orders")
     with pytest.raises(TypeError, match="a flow is an iterable"):
         client.call(from_start, resume=True)
-
-
-# The backoff
-
-
-def test_pauses_grow_from_one_second_to_sixteen():
-    """
-    None before the first attempt; then a random part of a limit that doubles.
-    """
-    assert list(islice(pauses(lambda: 1.0), 8)) == [0, 1, 2, 4, 8, 16, 16, 16]
-    assert list(islice(pauses(lambda: 0.25), 4)) == [0, 0.25, 0.5, 1]
-    assert all(0 <= pause <= 16 for pause in islice(pauses(), 100))
