@@ -13,7 +13,7 @@ from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.joint import Joint
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
-from pyf.station.pump import Packets
+from pyf.station.pump import Packets, Source
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
 from pyf.station.wire import CLOSED, Attempt
@@ -62,44 +62,50 @@ class StationClient(CoClient):
 
     def call(
         self,
-        flow: Packets,
+        flow: Packets | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
         *flow* is an iterable or an async iterable of packets. An iterable that may block, such as a
         generator, is iterated in a thread of its own. What it yields, and raises, is what the
-        blocking client's ``call`` does.
+        blocking client's ``call`` does; *resume* and *flow_id* are as there. The function that
+        makes a flow is called in the loop's thread.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success, resume=resume)
+        return self._call(
+            flow, header, timeout, waits=self.waits_for_success, resume=resume, flow_id=flow_id
+        )
 
     async def send(
         self,
-        flow: Packets,
+        flow: Packets | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> Any:
         """Ship all of *flow*, wait for the handler, and return what it succeeded with."""
-        return await self._send(flow, header, timeout, resume=resume)
+        return await self._send(flow, header, timeout, resume, flow_id)
 
     def stream(
         self,
-        flow: Packets,
+        flow: Packets | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True, resume=resume))
+        return answers(self._call(flow, header, timeout, resume, flow_id, waits=True))
 
     def open(
         self,

@@ -17,7 +17,7 @@ from pyf.station.intercepted import InterceptedConversation, Through, intercepte
 from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
-from pyf.station.resuming import ResumingLink, persist
+from pyf.station.resuming import Persistence, ResumingLink, persist
 from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
 from pyf.station.wire import Wire, connect
 from pyf.transport import (
@@ -398,7 +398,7 @@ def _again(
     header: dict[str, Any] | None,
 ) -> Generator[Value, None, None]:
     rest = partial(_start, through, make)
-    return persist(partial(steps, None, header, make=rest), timeout, progress)
+    return persist(partial(steps, None, header, make=rest), Persistence(progress, timeout))
 
 
 def _start(through: Through, make: Source, start: int) -> Flow:

@@ -9,15 +9,18 @@ import random
 import weakref
 from abc import abstractmethod
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 from pyf.station.base import BaseClient, check_call, not_a_flow
-from pyf.station.coflow import Call, CallRun
+from pyf.station.coflow import Call, CallRun, PersistentRun
+from pyf.station.counts import Progress
 from pyf.station.joint import Joint
 from pyf.station.length import known_length
 from pyf.station.loop import Loop
 from pyf.station.multiplex import Multiplex
 from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump, Worker
+from pyf.station.resuming import Persistence
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths, TlsPipe, client_context
 from pyf.station.trunk import Trunk
@@ -72,32 +75,51 @@ class CoClient(BaseClient):
         flow: Any,
         header: dict[str, Any] | None,
         timeout: float | None,
+        resume: bool,
+        flow_id: str | None,
         *,
         waits: bool,
-        resume: bool,
     ) -> Call:
         check_call(header, timeout)
-        refused = isinstance(flow, str | bytes | bytearray | Mapping)
-        if refused or not isinstance(flow, Iterable | AsyncIterable):
-            raise not_a_flow(flow, "an iterable or async iterable")
+        trunk, progress = self._trunk, Progress()
+        options: dict[str, Any] = {"progress": progress, "waits": waits, "resume": resume}
+        if flow_id is not None:
+            if not callable(flow):
+                raise TypeError("with flow_id=, a flow is a function of the packet to start with")
+            options |= {"resume": True, "name": flow_id}
 
-        trunk = self._trunk
+            def again(left: float | None) -> CallRun:
+                return CallRun(trunk, self._notify, rest, header, left, **options)
 
-        def pump(stream: Stream) -> Pump:
-            if isinstance(flow, AsyncIterable):
-                return TaskPump(trunk.loop, stream, flow)
-            worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
-            return self._iterate(trunk.loop, stream, iter(flow), worker)
+            def rest(stream: Stream) -> Pump:
+                return self._pump(trunk, stream, flow(stream.start))
 
-        run = CallRun(*(trunk, self._notify, pump, header, timeout), waits=waits, resume=resume)
-        run.progress.length_hint = known_length(flow)
-        return Call(run.steps(), run)
+            persistence = Persistence(progress, timeout, self._rng, trunk.loop.clock)
+            persistent = PersistentRun(trunk.loop, persistence, again)
+            return Call(persistent.steps(), persistent, progress)
+        _check_flow(flow)
+        progress.length_hint = known_length(flow)
+        pump = partial(self._pump, trunk, flow=flow)
+        run = CallRun(trunk, self._notify, pump, header, timeout, **options)
+        return Call(run.steps(), run, progress)
+
+    def _pump(self, trunk: Trunk, stream: Stream, flow: Any) -> Pump:
+        _check_flow(flow)
+        if isinstance(flow, AsyncIterable):
+            return TaskPump(trunk.loop, stream, flow)
+        worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
+        return self._iterate(trunk.loop, stream, iter(flow), worker)
 
     async def _send(
-        self, flow: Any, header: dict[str, Any] | None, timeout: float | None, *, resume: bool
+        self,
+        flow: Any,
+        header: dict[str, Any] | None,
+        timeout: float | None,
+        resume: bool,
+        flow_id: str | None,
     ) -> Any:
         last: Any = None
-        async for value in self._call(flow, header, timeout, waits=True, resume=resume):
+        async for value in self._call(flow, header, timeout, resume, flow_id, waits=True):
             last = value
         return last["message"]
 
@@ -109,3 +131,9 @@ class CoClient(BaseClient):
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
+
+
+def _check_flow(flow: object) -> None:
+    refused = isinstance(flow, str | bytes | bytearray | Mapping)
+    if refused or not isinstance(flow, Iterable | AsyncIterable):
+        raise not_a_flow(flow, "an iterable or async iterable")

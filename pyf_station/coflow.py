@@ -14,10 +14,11 @@ from pyf.station.counts import Counted, Progress
 from pyf.station.loop import Loop
 from pyf.station.outcome import Notify, outcome
 from pyf.station.pump import Pump
+from pyf.station.resuming import LOST, Persistence
 from pyf.station.revival import ResumingStream
 from pyf.station.stream import Stream
-from pyf.station.trunk import Timeout, Trunk
-from pyf.transport import DeadlineExceeded, LocalProtocolError, Packet, encode_packet
+from pyf.station.trunk import Timeout, Trunk, sleep
+from pyf.transport import DeadlineExceeded, FlowCancelled, LocalProtocolError, Packet, encode_packet
 
 Value = Packet | Literal[True]
 
@@ -47,11 +48,14 @@ class FlowRun:
         self._resume = resume
         self._name = name
         self._clock: Timeout | None = None
+        self._cancelled = False
 
     async def open(self) -> Stream:
         """Connect, if need be, and open the flow."""
         self._clock = Timeout(self._loop, self._timeout)
         connection = await self._trunk.connected(self._clock)
+        if self._cancelled:
+            raise _cancelled()
         opening = self._header, self._timeout
         length = self.progress.length_hint
         if self._resume:
@@ -71,6 +75,13 @@ class FlowRun:
         assert self._clock is not None
         self._clock.wake = stream.expire
         self._trunk.streams.add(stream)
+
+    def cancel(self) -> None:
+        """Give the flow up; whoever waits for it gets FlowCancelled."""
+        self._cancelled = True
+        if self.stream is not None:
+            self.stream.cancel()
+            self.stream.fail(_cancelled())
 
     def leave(self) -> None:
         """Hold on to nothing any more."""
@@ -205,19 +216,81 @@ class CallRun(FlowRun):
             raise stream.error
 
 
+class PersistentRun:
+    """One call of a flow with a name: as many runs, of *make_run*, as it takes.
+
+    *make_run* is given the seconds that are left.
+    """
+
+    def __init__(
+        self, loop: Loop, persistence: Persistence, make_run: Callable[[float | None], CallRun]
+    ) -> None:
+        self._loop = loop
+        self._persistence = persistence
+        self._make_run = make_run
+        self._run: CallRun | None = None
+        self._cancelled = False
+
+    async def steps(self) -> AsyncGenerator[Value, None]:
+        """Yield what comes of the call. It must hold no reference to its Call."""
+        while True:
+            run = self._run = self._make_run(self._persistence.begin())
+            if self._cancelled:
+                run.cancel()
+            steps = run.steps()
+            try:
+                async for value in steps:
+                    yield value
+            except LOST as error:
+                pause = self._persistence.again(error)
+            else:
+                return
+            finally:
+                # This waits for nothing, if the garbage collector is at it.
+                await steps.aclose()
+            await sleep(self._loop, pause)
+
+    async def settle(self) -> None:
+        """Have the source closed; wait for that, but not for ever."""
+        if self._run is not None:
+            await self._run.settle()
+
+    def cancel(self) -> None:
+        """Give the flow up; whoever waits for it gets FlowCancelled."""
+        self._cancelled = True
+        if self._run is not None:
+            self._run.cancel()
+
+
+def _cancelled() -> FlowCancelled:
+    return FlowCancelled("the call was cancelled")
+
+
 class Call(Counted, AsyncIterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow."""
 
-    def __init__(self, steps: AsyncGenerator[Value, None], run: CallRun) -> None:
+    def __init__(
+        self,
+        steps: AsyncGenerator[Value, None],
+        run: CallRun | PersistentRun,
+        progress: Progress,
+    ) -> None:
         self._steps = steps
         self._run = run
-        self._progress = run.progress
+        self._progress = progress
 
     def __aiter__(self) -> AsyncIterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps
 
     async def __anext__(self) -> Value:
         return await anext(self._steps)
+
+    def cancel(self) -> None:
+        """Give the flow up, and tell the handler; whoever iterates the call gets FlowCancelled.
+
+        For the loop's thread. Does nothing where the call is over.
+        """
+        self._run.cancel()
 
     async def aclose(self) -> None:
         """Give the flow up: the handler is told, and the flow's generator closed."""

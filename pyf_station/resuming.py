@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from pyf.station.backoff import pauses
-from pyf.station.counts import Progress
+from pyf.station.counts import Carried, Progress
 from pyf.station.keeper import LAST_WORD
 from pyf.station.link import Link
 from pyf.station.outcome import cut_off
@@ -265,35 +265,61 @@ def _wait_for(wire: Wire, until: float) -> None:
         selector.select(max(0.0, until - time.monotonic()))
 
 
-def persist(
-    steps: Callable[[float | None], Generator[Some, None, None]],
-    timeout: float | None,
-    progress: Progress,
-    draw: Callable[[], float] = random.random,
-) -> Generator[Some, None, None]:
-    """Yield what *steps* yields; call it again where a server was lost, or goes.
+class Persistence:
+    """Whether a call of a flow with a name may begin again, and when.
 
-    It is given the seconds that are left. Raises what it raises: at once where there never was a
-    server, after ASSUMED_TTL seconds where none has been found again.
+    Again where a server was lost, or goes: at once where there never was one it is final, and
+    after ASSUMED_TTL seconds where none has been found again.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    tries, until = pauses(draw), inf
+
+    def __init__(
+        self,
+        progress: Progress,
+        timeout: float | None,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress = progress
+        self._draw = draw
+        self._clock = clock
+        self._deadline = None if timeout is None else clock() + timeout
+        self._tries, self._until = pauses(draw), inf
+        self._before: Carried | None = None
+
+    def begin(self) -> float | None:
+        """Note that the call begins; return the seconds that it has."""
+        self._before = self._progress.link
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def again(self, error: StationError) -> float:
+        """Return the seconds to wait before the next try; raises *error* where there is none."""
+        link = self._progress.link
+        if link is None or _is_final(error):
+            raise error
+        if link is not self._before:
+            self._tries, self._until = pauses(self._draw), self._clock() + ASSUMED_TTL
+        if self._clock() >= self._until:
+            raise error
+        return next(self._tries)
+
+
+LOST: Final = (ConnectFailed, ConnectionLost, FlowRefused)
+"""What a call of a flow with a name may begin again after."""
+
+
+def persist(
+    steps: Callable[[float | None], Generator[Some, None, None]], persistence: Persistence
+) -> Generator[Some, None, None]:
+    """Yield what *steps* yields, given the seconds left; call it again where that may help."""
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        before = progress.link
         try:
-            with closing(steps(left)) as values:
+            with closing(steps(persistence.begin())) as values:
                 yield from values
-        except (ConnectFailed, ConnectionLost, FlowRefused) as error:
-            if progress.link is None or _is_final(error):
-                raise
-            if progress.link is not before:
-                tries, until = pauses(draw), time.monotonic() + ASSUMED_TTL
-            if time.monotonic() >= until:
-                raise
+        except LOST as error:
+            pause = persistence.again(error)
         else:
             return
-        time.sleep(next(tries))
+        time.sleep(pause)
 
 
 def _is_final(error: StationError) -> bool:

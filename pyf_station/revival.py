@@ -7,7 +7,6 @@ was lost, until credit ends: it is kept, and leaves again once there is another 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -48,16 +47,12 @@ class ResumingStream(Resumable):
         super().__init__(connection, 0, timeout)
         self._trunk = trunk
         self._name = name
-        facts: dict[str, Any] = {"resume": trunk.limits.retention, "name": name}
-        self._open: Callable[[Multiplex], object] = partial(
-            Multiplex.open,
-            header=header,
-            timeout=timeout,
-            waits=True,
-            length_hint=length_hint,
-            stream=self,
-            **facts,
-        )
+        self._opening = header, timeout
+        self._facts: dict[str, Any] = {
+            "length_hint": length_hint,
+            "resume": trunk.limits.retention,
+            "name": name,
+        }
         self._ticket: Ticket | None = None
         self._until = inf
         self._reviving = False
@@ -65,6 +60,9 @@ class ResumingStream(Resumable):
         self._attached = True
         self._cancel: Callable[[], object] = bool
         self._open(connection)
+
+    def _open(self, connection: Multiplex) -> None:
+        connection.open(*self._opening, waits=True, stream=self, **self._facts)
 
     async def opened(self) -> None:
         """Wait until the server has given the flow a session, or has refused it."""

@@ -37,7 +37,7 @@ from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.joint import Joint
 from pyf.station.loop import Loop
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
-from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Worker
+from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source, Worker
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
@@ -107,48 +107,54 @@ class StationClient(CoClient):
 
     def call(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
         *flow* is an iterable or an async iterable of packets, or an iterable of Deferreds of
         packets. An iterable that may block, such as a generator, is iterated in a thread of its
         own, until a step of it is a Deferred: those after it are made in the reactor's thread. What
-        the call yields, and raises, is what the blocking client's ``call`` does.
+        the call yields, and raises, is what the blocking client's ``call`` does; *resume* and
+        *flow_id* are as there. The function that makes a flow is called in the reactor's thread.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success, resume=resume)
+        return self._call(
+            flow, header, timeout, waits=self.waits_for_success, resume=resume, flow_id=flow_id
+        )
 
     def send(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> Deferred[Any]:
         """Ship all of *flow*; the Deferred fires with what the handler succeeded with.
 
         Cancelling it cancels the flow.
         """
-        return Deferred.fromCoroutine(self._send(flow, header, timeout, resume=resume))
+        return Deferred.fromCoroutine(self._send(flow, header, timeout, resume, flow_id))
 
     def stream(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         *,
         resume: bool = False,
+        flow_id: str | None = None,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True, resume=resume))
+        return answers(self._call(flow, header, timeout, resume, flow_id, waits=True))
 
     def open(
         self,
