@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.intercept import Interceptor
 from pyf.station.joint import Joint
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Packets, Source
@@ -35,6 +36,8 @@ class StationClient(CoClient):
         server's name has to be *host*.
     :param certificate: paths of the client's own certificate and its key, for a server that asks
         for one.
+    :param interceptors: what each call runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
         next attempt to reconnect; ``random.random`` if not given.
@@ -43,7 +46,7 @@ class StationClient(CoClient):
     Raises ValueError for a port that no host can have, OSError for a file that cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its name
         self,
         host: str,
         port: int = DEFAULT_PORT,
@@ -51,12 +54,14 @@ class StationClient(CoClient):
         *,
         tls: ClientTls = False,
         certificate: Paths | None = None,
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
         rng: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        options: dict[str, Any] = {"tls": tls, "certificate": certificate}
-        super().__init__(host, port, waits_for_success, **options, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate, "limits": limits}
+        options |= {"interceptors": interceptors, "rng": rng}
+        super().__init__(host, port, waits_for_success, **options)
         self._clock = clock
         self._aio: tuple[asyncio.AbstractEventLoop, Trunk] | None = None
 
@@ -115,7 +120,7 @@ class StationClient(CoClient):
         resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout, resume=resume)
+        return self._open(Conversation, header, timeout, resume=resume)
 
     async def close(self) -> None:
         """Cancel the flows that are open, and close the connection."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 import random
 import weakref
 from abc import abstractmethod
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any, Self
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from pyf.station.base import BaseClient, check_call, not_a_flow
-from pyf.station.coflow import Call, CallRun, PersistentRun
+from pyf.station.coflow import Call
+from pyf.station.corun import CallRun, InterceptedRun, PersistentRun, Run
 from pyf.station.counts import Progress
+from pyf.station.intercept import Interceptor, Lift
+from pyf.station.intercepted import interception
 from pyf.station.joint import Joint
 from pyf.station.length import known_length
 from pyf.station.loop import Loop
@@ -25,6 +27,8 @@ from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths, TlsPipe, client_context
 from pyf.station.trunk import Trunk
 from pyf.transport import Limits
+
+Talk = TypeVar("Talk")
 
 
 class CoClient(BaseClient):
@@ -38,11 +42,14 @@ class CoClient(BaseClient):
         *,
         tls: ClientTls,
         certificate: Paths | None,
+        interceptors: Sequence[Interceptor],
         limits: Limits | None,
         rng: Callable[[], float] | None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
+        self._interceptors = tuple(interceptors)
+        self._peer = self.host, self.port
         self._rng = rng or random.random
 
     @property
@@ -64,6 +71,9 @@ class CoClient(BaseClient):
         """Return what takes the packets of an iterator."""
         return IteratorPump(loop, stream, source, worker)
 
+    _lift: Lift | None = None
+    """As for an interceptor's Pipe."""
+
     def _new_trunk(self, loop: Loop) -> Trunk:
         trunk = Trunk(loop, self.limits, self._dial, self._rng)
         # Without a close(), too, its threads end.
@@ -83,32 +93,38 @@ class CoClient(BaseClient):
         check_call(header, timeout)
         trunk, progress = self._trunk, Progress()
         options: dict[str, Any] = {"progress": progress, "waits": waits, "resume": resume}
-        if flow_id is not None:
-            if not callable(flow):
-                raise TypeError("with flow_id=, a flow is a function of the packet to start with")
+        if flow_id is None:
+            _check_flow(flow)
+            progress.length_hint = known_length(flow)
+        elif callable(flow):
             options |= {"resume": True, "name": flow_id}
+        else:
+            raise TypeError("with flow_id=, a flow is a function of the packet to start with")
 
-            def again(left: float | None) -> CallRun:
-                return CallRun(trunk, self._notify, rest, header, left, **options)
+        def begin(header: Any, through: Callable[[Any], Any]) -> Run:
+            def pump(stream: Stream) -> Pump:
+                made = flow if flow_id is None else flow(stream.start)
+                return self._pump(trunk, stream, made, through)
 
-            def rest(stream: Stream) -> Pump:
-                return self._pump(trunk, stream, flow(stream.start))
+            def run(left: float | None) -> Run:
+                return CallRun(trunk, self._notify, pump, header, left, **options)
 
+            if flow_id is None:
+                return run(timeout)
             persistence = Persistence(progress, timeout, self._rng, trunk.loop.clock)
-            persistent = PersistentRun(trunk.loop, persistence, again)
-            return Call(persistent.steps(), persistent, progress)
-        _check_flow(flow)
-        progress.length_hint = known_length(flow)
-        pump = partial(self._pump, trunk, flow=flow)
-        run = CallRun(trunk, self._notify, pump, header, timeout, **options)
-        return Call(run.steps(), run, progress)
+            return PersistentRun(trunk.loop, persistence, run)
 
-    def _pump(self, trunk: Trunk, stream: Stream, flow: Any) -> Pump:
+        if not self._interceptors:
+            return Call(begin(header, _same), progress)
+        seen = interception(self._peer, header, progress, self._lift)
+        return Call(InterceptedRun(self._interceptors, seen, progress, begin), progress)
+
+    def _pump(self, trunk: Trunk, stream: Stream, flow: Any, through: Callable[[Any], Any]) -> Pump:
         _check_flow(flow)
         if isinstance(flow, AsyncIterable):
-            return TaskPump(trunk.loop, stream, flow)
+            return TaskPump(trunk.loop, stream, through(flow))
         worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
-        return self._iterate(trunk.loop, stream, iter(flow), worker)
+        return self._iterate(trunk.loop, stream, through(iter(flow)), worker)
 
     async def _send(
         self,
@@ -123,6 +139,17 @@ class CoClient(BaseClient):
             last = value
         return last["message"]
 
+    def _open(
+        self,
+        make: Callable[..., Talk],
+        header: dict[str, Any] | None,
+        timeout: float | None,
+        *,
+        resume: bool,
+    ) -> Talk:
+        inside: dict[str, Any] = {"interceptors": self._interceptors, "peer": self._peer}
+        return make(self._trunk, self._notify, header, timeout, resume=resume, **inside)
+
     async def _close(self) -> None:
         await self._trunk.close()
 
@@ -131,6 +158,10 @@ class CoClient(BaseClient):
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
+
+
+def _same(source: Any) -> Any:
+    return source
 
 
 def _check_flow(flow: object) -> None:

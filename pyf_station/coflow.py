@@ -2,280 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from itertools import repeat
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pyf.station.base import check_call
+from pyf.station.corun import FlowRun, Run, Value
 from pyf.station.counts import Counted, Progress
-from pyf.station.loop import Loop
-from pyf.station.outcome import Notify, outcome
-from pyf.station.pump import Pump
-from pyf.station.resuming import LOST, Persistence
-from pyf.station.revival import ResumingStream
+from pyf.station.intercept import Interceptor
+from pyf.station.intercepted import Around
+from pyf.station.outcome import Notify
 from pyf.station.stream import Stream
-from pyf.station.trunk import Timeout, Trunk, sleep
-from pyf.transport import DeadlineExceeded, FlowCancelled, LocalProtocolError, Packet, encode_packet
-
-Value = Packet | Literal[True]
-
-
-class FlowRun:
-    """A flow of an async client, from connecting to its end."""
-
-    def __init__(
-        self,
-        trunk: Trunk,
-        notify: Notify,
-        header: dict[str, Any] | None,
-        timeout: float | None,
-        *,
-        waits: bool,
-        resume: bool = False,
-        name: str | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.stream: Stream | None = None
-        self.progress: Progress = progress or Progress()
-        self._trunk = trunk
-        self._notify = notify
-        self._header = header
-        self._timeout = timeout
-        self._waits = waits or resume
-        self._resume = resume
-        self._name = name
-        self._clock: Timeout | None = None
-        self._cancelled = False
-
-    async def open(self) -> Stream:
-        """Connect, if need be, and open the flow."""
-        self._clock = Timeout(self._loop, self._timeout)
-        connection = await self._trunk.connected(self._clock)
-        if self._cancelled:
-            raise _cancelled()
-        opening = self._header, self._timeout
-        length = self.progress.length_hint
-        if self._resume:
-            revived = self.stream = ResumingStream(
-                self._trunk, connection, *opening, length_hint=length, name=self._name
-            )
-            self._keep(revived)
-            connection.flush()
-            await revived.opened()
-        else:
-            self.stream = connection.open(*opening, waits=self._waits, length_hint=length)
-            self._keep(self.stream)
-        self.progress.follow(self.stream)
-        return self.stream
-
-    def _keep(self, stream: Stream) -> None:
-        assert self._clock is not None
-        self._clock.wake = stream.expire
-        self._trunk.streams.add(stream)
-
-    def cancel(self) -> None:
-        """Give the flow up; whoever waits for it gets FlowCancelled."""
-        self._cancelled = True
-        if self.stream is not None:
-            self.stream.cancel()
-            self.stream.fail(_cancelled())
-
-    def leave(self) -> None:
-        """Hold on to nothing any more."""
-        if self._clock is not None:
-            self._clock.cancel()
-        if self.stream is not None:
-            self._trunk.streams.discard(self.stream)
-            self.stream.leave()
-
-    def fail(self, error: BaseException) -> None:
-        """Tell the handler why nobody goes on."""
-        if self.stream is None:
-            return
-        given_up = (GeneratorExit, KeyboardInterrupt, DeadlineExceeded, self._loop.cancelled)
-        if isinstance(error, given_up):
-            self.stream.cancel()
-        else:
-            self.stream.abort(type(error).__name__)
-
-    def notify(self, packet: Packet) -> None:
-        """Count a message, and tell listeners."""
-        self.progress.received += 1
-        self._notify(packet)
-
-    def outcome(self, stream: Stream) -> Packet:
-        """Return the packet of the success, raise the error of anything else."""
-        assert stream.result is not None
-        return outcome(stream.result, stream.sent, stream.timeout, self._notify)
-
-    @property
-    def _loop(self) -> Loop:
-        return self._trunk.loop
-
-
-class CallRun(FlowRun):
-    """One call of an async client."""
-
-    def __init__(
-        self,
-        trunk: Trunk,
-        notify: Notify,
-        make_pump: Callable[[Stream], Pump],
-        header: dict[str, Any] | None,
-        timeout: float | None,
-        **options: Any,
-    ) -> None:
-        super().__init__(trunk, notify, header, timeout, **options)
-        self.pump: Pump | None = None
-        self._make_pump = make_pump
-
-    async def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
-        try:
-            while (step := await self._advance()) is not None:
-                departed, packets = step
-                for _ in repeat(None, departed):
-                    yield True
-                for packet in packets:
-                    self.notify(packet)
-                    yield packet
-            if self.stream is not None and self.stream.result is not None:
-                progress = self.progress
-                progress.received += 1
-                progress.final = self.outcome(self.stream)
-                yield progress.final
-        except BaseException as error:
-            self.fail(error)
-            if isinstance(error, GeneratorExit):
-                raise  # Nothing may be awaited: the garbage collector may be at it.
-            if isinstance(error, Exception) and not isinstance(error, self._loop.cancelled):
-                for _ in repeat(None, self._departures()):
-                    yield True
-            await self.settle()
-            raise
-        finally:
-            if self.pump is not None:
-                self.pump.close()
-            self.leave()
-
-    async def settle(self) -> None:
-        """Have the source closed; wait for that, but not for ever."""
-        if self.pump is not None:
-            await self.pump.settle()
-
-    def _departures(self) -> int:
-        """Return how many packets have left since this was asked last."""
-        stream = self.stream
-        if stream is None:
-            return 0
-        stream.told = stream.sent
-        return self.progress.departed()
-
-    async def _advance(self) -> tuple[int, list[Packet]] | None:
-        """Return how many packets have left, and the messages that have come; None at the end."""
-        stream, pump = self.stream, self.pump
-        if stream is None or pump is None:
-            stream = await self.open()
-            pump = self.pump = self._make_pump(stream)
-            pump.more()
-            stream.flush()
-        while True:
-            since = stream.changes
-            step = self._departures(), stream.take()
-            if any(step):
-                return step
-            if stream.result is not None:
-                await pump.settle()
-                step = self._departures(), stream.take()
-                return step if any(step) else None
-            if stream.error is not None:
-                raise stream.error
-            if not (stream.wanted or stream.ended):
-                await pump.settle()
-                stream.end()
-                stream.flush()
-            if pump.failure is not None and pump.failed:
-                raise pump.failure
-            if stream.ended and not self._waits:
-                await self._confirm(stream)
-                self._waits = stream.result is not None
-                return None
-            pump.more()
-            await stream.changed(since)
-
-    async def _confirm(self, stream: Stream) -> None:
-        """Wait until the server has received all, or has given its result; not for ever."""
-        stream.confirm()
-        await stream.until(
-            lambda: stream.confirmed or stream.has_ended, self._trunk.limits.close_timeout
-        )
-        if stream.error is not None:
-            raise stream.error
-
-
-class PersistentRun:
-    """One call of a flow with a name: as many runs, of *make_run*, as it takes.
-
-    *make_run* is given the seconds that are left.
-    """
-
-    def __init__(
-        self, loop: Loop, persistence: Persistence, make_run: Callable[[float | None], CallRun]
-    ) -> None:
-        self._loop = loop
-        self._persistence = persistence
-        self._make_run = make_run
-        self._run: CallRun | None = None
-        self._cancelled = False
-
-    async def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
-        while True:
-            run = self._run = self._make_run(self._persistence.begin())
-            if self._cancelled:
-                run.cancel()
-            steps = run.steps()
-            try:
-                async for value in steps:
-                    yield value
-            except LOST as error:
-                pause = self._persistence.again(error)
-            else:
-                return
-            finally:
-                # This waits for nothing, if the garbage collector is at it.
-                await steps.aclose()
-            await sleep(self._loop, pause)
-
-    async def settle(self) -> None:
-        """Have the source closed; wait for that, but not for ever."""
-        if self._run is not None:
-            await self._run.settle()
-
-    def cancel(self) -> None:
-        """Give the flow up; whoever waits for it gets FlowCancelled."""
-        self._cancelled = True
-        if self._run is not None:
-            self._run.cancel()
-
-
-def _cancelled() -> FlowCancelled:
-    return FlowCancelled("the call was cancelled")
+from pyf.station.trunk import Trunk
+from pyf.transport import (
+    DeadlineExceeded,
+    LocalProtocolError,
+    Packet,
+    encode_packet,
+)
 
 
 class Call(Counted, AsyncIterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow."""
 
-    def __init__(
-        self,
-        steps: AsyncGenerator[Value, None],
-        run: CallRun | PersistentRun,
-        progress: Progress,
-    ) -> None:
-        self._steps = steps
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self._steps = run.steps()
         self._run = run
         self._progress = progress
 
@@ -329,10 +83,13 @@ class CoConversation(Counted):
         timeout: float | None,
         *,
         resume: bool = False,
+        interceptors: Sequence[Interceptor] = (),
+        peer: tuple[str, int] = ("", 0),
     ) -> None:
         check_call(header, timeout)
         self._run = FlowRun(trunk, notify, header, timeout, waits=True, resume=resume)
         self._progress = self._run.progress
+        self._around = Around(interceptors, peer, header, lambda: (self.sent, self.received))
         self._loop = trunk.loop
         self._received: deque[Packet] = deque()
         self._finished = False
@@ -341,7 +98,10 @@ class CoConversation(Counted):
 
     async def _send(self, packet: dict[str, Any]) -> None:
         stream = self._check_open("send")
-        data = encode_packet(packet)
+        mapped = self._around.call.packets_pipe.push(packet)
+        if mapped is None:
+            return
+        data = encode_packet(mapped)
         stream.pending.append(data)
         try:
             stream.send()
@@ -366,6 +126,16 @@ class CoConversation(Counted):
             raise LocalProtocolError(text, code=code)
 
     async def _receive(self, timeout: float | None) -> Packet | None:
+        clock = self._loop.clock
+        until = None if timeout is None else clock() + timeout
+        while True:
+            left = None if until is None else max(0.0, until - clock())
+            packet = await self._next(timeout, left)
+            mapped: Packet | None = self._around.call.messages_pipe.push(packet)
+            if packet is None or mapped is not None:
+                return mapped
+
+    async def _next(self, timeout: float | None, left: float | None) -> Packet | None:
         while not self._received:
             if self._finished:
                 return None
@@ -377,9 +147,9 @@ class CoConversation(Counted):
                 self._finish(stream)
             elif stream.error is not None:
                 raise stream.error
-            elif timeout is None:
+            elif left is None:
                 await stream.changed()
-            elif not await stream.until(self._has_news, timeout):
+            elif not await stream.until(self._has_news, left):
                 raise DeadlineExceeded(f"no message came within {timeout:g} s", timeout=timeout)
         packet = self._received.popleft()
         self._run.notify(packet)
@@ -401,13 +171,15 @@ class CoConversation(Counted):
             self._finish(stream)
         return self._value
 
-    def _leave(self) -> None:
+    def _leave(self, error: BaseException | None = None) -> None:
         """Give the flow up, and tell the handler. Does nothing where it is over."""
         if not self._left:
             self._left = True
             if self._run.stream is not None:
                 self._run.stream.cancel()
             self._run.leave()
+            error = error or sys.exception()
+            self._around.conclude(done=self._finished, value=self._value, error=error)
 
     @abstractmethod
     def receive(self, timeout: float | None = None) -> Awaitable[Packet | None]:
@@ -423,6 +195,7 @@ class CoConversation(Counted):
         return packet
 
     async def __aenter__(self) -> Self:
+        self._run.header = self._around.enter()
         try:
             stream = await self._run.open()
             stream.flush()
@@ -439,7 +212,7 @@ class CoConversation(Counted):
     ) -> None:
         if error is not None and kind is not None:
             self._run.fail(error)
-        self._leave()
+        self._leave(error)
 
     def _check_open(self, what: str) -> Stream:
         stream = self._run.stream

@@ -13,10 +13,11 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Sequence,
 )
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -34,6 +35,7 @@ from twisted.python.failure import Failure
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
 from pyf.station.loop import Loop
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
@@ -72,6 +74,8 @@ class StationClient(CoClient):
         server's name has to be *host*. For an endpoint, see ``"tls:…"``.
     :param certificate: paths of the client's own certificate and its key, for a server that asks
         for one.
+    :param interceptors: what each call runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor that it runs on; Twisted's default one if not given.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
@@ -81,7 +85,7 @@ class StationClient(CoClient):
     a file that cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its name
         self,
         host: str | Endpoint,
         port: int = DEFAULT_PORT,
@@ -89,12 +93,14 @@ class StationClient(CoClient):
         *,
         tls: ClientTls = False,
         certificate: Paths | None = None,
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
         reactor: Any = None,
         rng: Callable[[], float] | None = None,
     ) -> None:
-        options: dict[str, Any] = {"tls": tls, "certificate": certificate}
-        super().__init__(str(host), port, waits_for_success, **options, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate, "limits": limits}
+        options |= {"interceptors": interceptors, "rng": rng}
+        super().__init__(str(host), port, waits_for_success, **options)
         self._made: Trunk | None = None
         self._reactor = reactor
         self._endpoint: Any = None if isinstance(host, str) else host
@@ -164,11 +170,22 @@ class StationClient(CoClient):
         resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout, resume=resume)
+        return self._open(Conversation, header, timeout, resume=resume)
 
     def close(self) -> Deferred[None]:
         """Cancel the flows that are open, and close the connection."""
         return Deferred.fromCoroutine(self._close())
+
+    @staticmethod
+    def _lift(function: Map) -> Callable[[Any], Any]:
+        def lifted(step: Any) -> Any:
+            if not isinstance(step, Deferred):
+                return function(step)
+            return step.addCallback(
+                lambda packet: _DROPPED if (mapped := function(packet)) is None else mapped
+            )
+
+        return lifted
 
     @property
     def _trunk(self) -> Trunk:
@@ -282,6 +299,10 @@ class ReactorLoop:
         return Deferred.fromCoroutine(coroutine).cancel
 
 
+_DROPPED: Final = object()
+"""What stands for a packet that an interceptor has dropped."""
+
+
 class _Step(BaseException):
     """A step of a flow that is no packet yet."""
 
@@ -329,6 +350,9 @@ class _StepsPump(IteratorPump):
     def _came(self, packet: Any) -> None:
         self._step = None
         if self._released:
+            return
+        if packet is _DROPPED:
+            self._loop.soon(self.more)
             return
         try:
             data = encode_packet(packet)

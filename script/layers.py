@@ -85,6 +85,7 @@ ROOMS = (
             "pyf.station.conversation",
             "pyf.station.coclient",
             "pyf.station.coflow",
+            "pyf.station.corun",
             "pyf.station.trunk",
             "pyf.station.pump",
             "pyf.station.joint",
