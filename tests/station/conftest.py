@@ -174,7 +174,8 @@ def listen(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[..
     started: list[tuple[Any, FlowServer]] = []
 
     def listen(handler: Any, where: Any = 0, limits: Limits | None = None, **options: Any) -> int:
-        server = FlowServer(handler, limits=limits)
+        made = isinstance(handler, FlowServer)
+        server = handler if made else FlowServer(handler, limits=limits)
         if where == 0:
             options.setdefault("interface", HOST)
         port = in_reactor(server.listen, reactor, where, **options)
