@@ -34,6 +34,9 @@ class ResumingStream(Resumable):
     *name* is what the client calls the flow across sessions.
     """
 
+    start: int
+    left_off: tuple[FlowMachine, Ticket]
+
     def __init__(
         self,
         trunk: Trunk,

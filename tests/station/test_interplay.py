@@ -2,7 +2,7 @@
 
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -161,7 +161,7 @@ def test_interceptors_stand_around_a_flow_that_survives(proxied, echo):
     seen: list[Any] = []
 
     @contextmanager
-    def spy(call: Any) -> Iterator[None]:
+    def spy(call: Any) -> Generator[None]:
         call.map_messages(lambda packet: packet | {"seen": True})
         yield
         seen.append((call.status, call.packets))

@@ -30,10 +30,11 @@ def bench(connect: Any, listen: Any, kind: Any, **options: Any) -> Bench:
     return Bench(joined, kind)
 
 
+@pytest.mark.parametrize("connect", ["asyncio", "Twisted"], indirect=True)
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda each: each.__name__)
-def test_the_clients_keep_every_promise(connect, listen, promise, logged_errors):
+def test_the_async_clients_keep_every_promise(connect, listen, promise, logged_errors):
     """
-    Each promise holds for each client, with a handler in a thread and one on the reactor.
+    Each promise holds for either client, with a handler in a thread and one on the reactor.
     """
     for kind in ("generator", "coroutine"):
         assert kind in KINDS
