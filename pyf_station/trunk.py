@@ -159,6 +159,7 @@ class Trunk:
             stream.fail(LocalProtocolError("the client was closed", code="closed"))
         for cancel in list(self.reviving.values()):
             cancel()
+        self.reviving.clear()  # One that had not begun yet does not note its end.
         for connection in list(self._connections):
             await connection.emptied(LAST_WORD)
             connection.close()

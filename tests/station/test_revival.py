@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.01)
 
 
-async def gated(gate: asyncio.Event) -> Any:
+async def gated(gate: asyncio.Event) -> AsyncIterator[dict[str, int]]:
     yield {"n": 0}
     await gate.wait()
     yield {"n": 1}
