@@ -11,12 +11,13 @@ from typing import Any, Literal, Self
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.conversation import Conversation
+from pyf.station.counts import Counted, Progress
 from pyf.station.intercept import Interceptor, checked
 from pyf.station.intercepted import InterceptedConversation, Through, intercepted
 from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
-from pyf.station.resuming import Progress, ResumingLink, persist
+from pyf.station.resuming import Persistence, ResumingLink, persist
 from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
 from pyf.station.wire import Wire, connect
 from pyf.transport import (
@@ -330,7 +331,7 @@ class StationClient(BaseClient):
                 yield packet
 
 
-class Call(Iterator[Value]):
+class Call(Counted, Iterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow.
 
     For one thread at a time; the counters can be read, and the call closed, from any.
@@ -339,26 +340,6 @@ class Call(Iterator[Value]):
     def __init__(self, steps: Generator[Value, None, None], progress: Progress) -> None:
         self._steps = steps
         self._progress = progress
-
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left."""
-        return self._progress.sent
-
-    @property
-    def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported; exact once there is a result."""
-        return self._progress.link.consumed if self._progress.link else 0
-
-    @property
-    def received(self) -> int:
-        """Packets that have come back."""
-        return self._progress.received
-
-    @property
-    def length_hint(self) -> int | None:
-        """Packets that the flow will probably have; None if it doesn't know its length."""
-        return self._progress.length_hint
 
     def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
         return self._steps
@@ -371,7 +352,7 @@ class Call(Iterator[Value]):
 
         What it raises is not told any more.
         """
-        if self._progress.link is not None:
+        if isinstance(self._progress.link, Link):
             self._progress.link.cancel(wait=False)
 
     def close(self) -> None:
@@ -417,7 +398,7 @@ def _again(
     header: dict[str, Any] | None,
 ) -> Generator[Value, None, None]:
     rest = partial(_start, through, make)
-    return persist(partial(steps, None, header, make=rest), timeout, progress)
+    return persist(partial(steps, None, header, make=rest), Persistence(progress, timeout))
 
 
 def _start(through: Through, make: Source, start: int) -> Flow:

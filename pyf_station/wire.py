@@ -19,6 +19,9 @@ MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""
 
 
+CLOSED = "the server closed the connection"
+
+
 class Attempt:
     """An attempt to connect to *host*, over all its addresses: its time, and why it failed.
 
@@ -98,6 +101,11 @@ def _connected(family: int, protocol: int, address: Any, seconds: float) -> sock
         sock.close()
         raise
     return sock
+
+
+def unheard(reason: str) -> str:
+    """Return why a connection has ended on which the server had not said a word."""
+    return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
 
 
 def deadline_error(timeout: float) -> DeadlineExceeded:
@@ -191,14 +199,12 @@ class Wire:
             self.ending = self._explained(error.strerror or str(error))
             return b""
         if not data:
-            self.ending = self._explained("the server closed the connection")
+            self.ending = self._explained(CLOSED)
         self._heard = True
         return data
 
     def _explained(self, reason: str) -> str:
-        if self._heard:
-            return reason
-        return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
+        return reason if self._heard else unheard(reason)
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""
