@@ -320,11 +320,14 @@ def decode_maps(
 
 
 def unroll(maps: list[dict[str, Any]]) -> tuple[Iterator[Any], Iterator[Packet]]:
-    """Return an iterator that makes a Packet of each of *maps*, and one whose length hint says how
-    many are left.
+    """Return an iterator that says in its length hint how many of *maps* are left, and one that
+    makes a Packet of each, unless they are Packets already.
 
     Each dict is freed as its Packet is made: no more than one of them is there twice.
     """
+    if maps and type(maps[0]) is Packet:
+        made = iter(cast("list[Packet]", maps))
+        return made, made
     maps.reverse()
     left = repeat(maps, len(maps))
     return left, map(Packet, map(list.pop, left))

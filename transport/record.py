@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from pyf.transport.codec import encode_packet
+from pyf.transport.speed import encode_packet
 from pyf.transport.connection import Connection
 from pyf.transport.errors import BadFlowEnding, ClientError, RemoteProtocolError
 from pyf.transport.events import (
