@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from pyf.transport import codec
 
+__all__ = ["decode_maps", "encode_packet"]
+
 PURE = "PYF_STATION_PURE"
 """The environment variable that chooses the codec in Python."""
 
@@ -28,8 +30,7 @@ def choose() -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from pyf.transport.codec import decode_maps as decode_maps
-    from pyf.transport.codec import encode_packet as encode_packet
+    from pyf.transport.codec import decode_maps, encode_packet
 else:
     _chosen = choose()
     decode_maps, encode_packet = _chosen.decode_maps, _chosen.encode_packet
