@@ -77,6 +77,30 @@ cdef struct Buffer:
 
 def encode_packet(packet):
     """Return *packet* as one MessagePack map; see ``pyf.transport.codec.encode_packet``."""
+    return encode(packet)
+
+
+cdef class encode_each:
+    """Iterator of the packets of *source*, encoded; see ``pyf.transport.codec.encode_each``."""
+
+    cdef list gate
+    cdef object source
+    cdef Py_ssize_t at
+
+    def __init__(self, list gate, source):
+        self.gate, self.source, self.at = gate, iter(source), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at >= PyList_GET_SIZE(self.gate):
+            raise StopIteration
+        self.at += 1
+        return encode(next(self.source))
+
+
+cdef object encode(object packet):
     cdef unsigned char stack[ROOM]
     cdef Buffer out
     out.data, out.size, out.room, out.grown = stack, 0, ROOM, NULL

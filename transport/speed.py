@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyf.transport import codec
 
-__all__ = ["decode_maps", "encode_packet"]
+__all__ = ["decode_maps", "encode_each", "encode_packet"]
 
 PURE = "PYF_STATION_PURE"
 """The environment variable that chooses the codec in Python."""
@@ -30,7 +30,8 @@ def choose() -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from pyf.transport.codec import decode_maps, encode_packet
+    from pyf.transport.codec import decode_maps, encode_each, encode_packet
 else:
     _chosen = choose()
     decode_maps, encode_packet = _chosen.decode_maps, _chosen.encode_packet
+    encode_each = _chosen.encode_each

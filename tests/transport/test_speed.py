@@ -253,6 +253,49 @@ def test_both_refuse_a_number_that_is_too_long(agree):
     agree(data, 1)
 
 
+class Stop(Exception):
+    pass
+
+
+def test_both_ask_the_gate_before_the_source(compiled):
+    """
+    Where it has been emptied, and where it is used up, the source keeps its packets.
+    """
+    for each in (compiled, codec):
+        gate = [each.encode_packet] * 3
+        source = iter([{"n": n} for n in range(9)])
+        assert list(each.encode_each(gate, source)) == [
+            codec.encode_packet({"n": n}) for n in range(3)
+        ]
+        encoded = each.encode_each(gate, source)
+        assert next(encoded) == codec.encode_packet({"n": 3})
+        gate.clear()
+        assert next(encoded, None) is None
+        assert next(source) == {"n": 4}
+
+
+def test_both_stop_where_the_source_does(compiled):
+    """
+    At its end, or with what it raises: the same object.
+    """
+    failure = Stop()
+
+    def failing():
+        yield {"n": 1}
+        raise failure
+
+    for each in (compiled, codec):
+        gate = [each.encode_packet] * 3
+        assert list(each.encode_each(gate, iter([{}]))) == [b"\x80"]
+        encoded = each.encode_each(gate, failing())
+        assert next(encoded) == codec.encode_packet({"n": 1})
+        with pytest.raises(Stop) as caught:
+            next(encoded)
+        assert caught.value is failure
+        with pytest.raises(TypeError, match="made of Packets or dicts"):
+            list(each.encode_each(gate, iter([1])))
+
+
 # What only the compiled one can get wrong
 
 
