@@ -39,6 +39,8 @@ cdef extern from "Python.h":
     int64_t PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
     int PyObject_GenericSetAttr(object where, object name, object value) except -1
     object PyObject_CallOneArg(object function, object argument)
+    void PyObject_GC_UnTrack(void* value)
+    int PY_VERSION_HEX
 
 import_datetime()
 
@@ -398,6 +400,10 @@ cdef list take_packets(Reader* reader, Py_ssize_t count):
     for index in range(count):
         head = take_byte(reader)
         packet = make(Packet)
+        if PY_VERSION_HEX < 0x030E0000:
+            # The collector looks at a dict of plain values only where it is of a subclass. As any
+            # dict, this one tells it of itself once it is given something else to hold.
+            PyObject_GC_UnTrack(<void*>packet)
         if 0x80 <= head < 0x90:
             take_map(reader, packet, head & 15, 1)
         elif head == 0xDE:

@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import gc
 import sys
 import tracemalloc
 import uuid
@@ -349,6 +350,23 @@ def test_nested_dicts_are_dicts_until_they_are_read(compiled):
     (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": {"b": [{"c": 1}]}})]), 1)
     assert (type(packet["a"]), type(packet["a"]["b"][0])) == (dict, dict)
     assert type(packet.a) is Packet
+
+
+def test_the_collector_finds_packets_that_hold_each_other(compiled):
+    """
+    It need not look at those of plain values, until they are given something else.
+    """
+    packets = compiled.decode_maps(array([codec.encode_packet({"a": 1}), b"\x81\xa1a\x90"]), 2)
+    assert gc.is_tracked(packets[1])
+    for change in (
+        lambda packet: packet.update(me=packet),
+        lambda packet: setattr(packet, "a", packet),
+        lambda packet: packet.setdefault("me", packet),
+        lambda packet: packet.__ior__({"me": packet}),
+    ):
+        (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": 1})]), 1)
+        change(packet)
+        assert gc.is_tracked(packet)
 
 
 def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
