@@ -16,7 +16,7 @@ from cpython.datetime cimport (
 )
 from cpython.dict cimport PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
@@ -33,6 +33,7 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     bint PyUnicode_IS_ASCII(object text)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     void* PyUnicode_DATA(object text)
     object PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
@@ -46,6 +47,7 @@ import_datetime()
 
 cdef enum:
     ROOM = 2048  # bytes on the stack, where most packets end
+    HEAD = 9  # bytes of the longest head of a value, or number
     LARGE = 4096  # bytes of one value, which Python's codec copies less often
     WIDE = 65536  # elements of a container that are left to it
     DEPTH = 128  # levels of C calls that any thread's stack has room for
@@ -137,15 +139,22 @@ cdef int grow(Buffer* out, Py_ssize_t more) except -1:
     return 0
 
 
-cdef inline void put_number(Buffer* out, unsigned char marker, uint64_t number, int width):
-    """Write *marker*, and *width* bytes of *number*, for which there must be room."""
-    cdef int shift = 8 * width
-    out.data[out.size] = marker
+cdef inline void put_head(Buffer* out, unsigned char head):
+    out.data[out.size] = head
     out.size += 1
-    while shift:
-        shift -= 8
-        out.data[out.size] = <unsigned char>(number >> shift)
-        out.size += 1
+
+
+cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, int width):
+    """Write *head*, and the last *width* bytes of *number*, at least one.
+
+    There must be room for HEAD bytes, since they are written as one.
+    """
+    cdef unsigned char* at = out.data + out.size
+    number <<= 64 - 8 * width
+    at[0] = head
+    at[1], at[2], at[3], at[4] = number >> 56, number >> 48, number >> 40, number >> 32
+    at[5], at[6], at[7], at[8] = number >> 24, number >> 16, number >> 8, number
+    out.size += 1 + width
 
 
 cdef inline int put_bytes(Buffer* out, const void* data, Py_ssize_t size) except -1:
@@ -158,33 +167,33 @@ cdef inline int put_bytes(Buffer* out, const void* data, Py_ssize_t size) except
 # Each returns whether it is done; if not, nothing of what was written counts.
 
 cdef bint put(Buffer* out, object value, int depth) except -1:
-    kind = type(value)
-    reserve(out, 16)
-    if kind is str:
+    cdef PyTypeObject* kind = Py_TYPE(value)
+    reserve(out, HEAD)
+    if kind == <PyTypeObject*>str:
         return put_text(out, value)
-    if kind is int:
+    if kind == <PyTypeObject*>int:
         return put_integer(out, value)
     if value is None:
-        put_number(out, 0xC0, 0, 0)
+        put_head(out, 0xC0)
     elif value is True:
-        put_number(out, 0xC3, 0, 0)
+        put_head(out, 0xC3)
     elif value is False:
-        put_number(out, 0xC2, 0, 0)
-    elif kind is float:
+        put_head(out, 0xC2)
+    elif kind == <PyTypeObject*>float:
         put_real(out, value)
-    elif kind is bytes:
+    elif kind == <PyTypeObject*>bytes:
         return put_raw(out, value)
-    elif kind is dict or kind is Packet:
+    elif kind == <PyTypeObject*>dict or kind == <PyTypeObject*>Packet:
         return put_map(out, value, depth + 1)
-    elif kind is list:
+    elif kind == <PyTypeObject*>list:
         return put_list(out, value, depth + 1)
-    elif kind is tuple:
+    elif kind == <PyTypeObject*>tuple:
         return put_tuple(out, value, depth + 1)
-    elif kind is Decimal:
+    elif kind == <PyTypeObject*>Decimal:
         return put_decimal(out, value)
-    elif kind is DateTime:
+    elif kind == <PyTypeObject*>DateTime:
         return put_moment(out, value)
-    elif kind is UUID:
+    elif kind == <PyTypeObject*>UUID:
         put_number(out, 0xD8, IDENTIFIER, 1)
         put_bytes(out, PyBytes_AS_STRING(value.int.to_bytes(16, "big")), 16)
     else:
@@ -194,12 +203,16 @@ cdef bint put(Buffer* out, object value, int depth) except -1:
 
 cdef inline bint put_text(Buffer* out, object value) except -1:
     cdef Py_ssize_t size
-    cdef const char* text = PyUnicode_AsUTF8AndSize(value, &size)
+    cdef const char* text
+    if PyUnicode_IS_COMPACT_ASCII(value):
+        text, size = <const char*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
+    else:
+        text = PyUnicode_AsUTF8AndSize(value, &size)
     if size > LARGE:
         return False
-    reserve(out, size + 3)
+    reserve(out, size + HEAD)
     if size < 32:
-        put_number(out, <unsigned char>(0xA0 + size), 0, 0)
+        put_head(out, <unsigned char>(0xA0 + size))
     elif size < 256:
         put_number(out, 0xD9, size, 1)
     else:
@@ -227,7 +240,7 @@ cdef inline bint put_integer(Buffer* out, object value) except -1:
     if overflow:
         return False
     if -32 <= number < 128:
-        put_number(out, <unsigned char>number, 0, 0)
+        put_head(out, <unsigned char>number)
     elif number > 0:
         if number < 1 << 8:
             put_number(out, 0xCC, number, 1)
@@ -256,7 +269,7 @@ cdef inline void put_real(Buffer* out, double value):
 
 cdef inline void put_count(Buffer* out, Py_ssize_t count, unsigned char few, unsigned char many):
     if count < 16:
-        put_number(out, <unsigned char>(few + count), 0, 0)
+        put_head(out, <unsigned char>(few + count))
     else:
         put_number(out, many, count, 2)
 
@@ -311,7 +324,7 @@ cdef bint put_extension(Buffer* out, object value) except -1:
 cdef bint put_tagged(Buffer* out, int tag, const char* data, Py_ssize_t size) except -1:
     if size > LARGE:
         return False
-    reserve(out, size + 4)
+    reserve(out, size + HEAD)
     if size in (1, 2, 4, 8, 16):
         put_number(out, 0xD4 + (size > 1) + (size > 2) + (size > 4) + (size > 8), tag, 1)
     elif size < 256:
