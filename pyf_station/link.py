@@ -5,13 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from operator import call
 from typing import Any
 
 from pyf.station.keeper import Encoder, KeptLink
 from pyf.transport import Connection, Packet, RemoteProtocolError, encode_packet
-
-_call: Any = call  # Its type has too many variables for pyright.
+from pyf.transport.speed import encode_each
 
 
 class Link(KeptLink):
@@ -64,9 +62,7 @@ class Link(KeptLink):
                 self._wake()
             self._haste = haste
             before = self.sent + len(self.pending)
-        # All of it runs in C. A packet is encoded as it comes: its source may change it and yield
-        # it again. The gate is asked before the source: once emptied, no packet is lost.
-        self.pending.extend(map(_call, gate, source))
+        self.pending.extend(encode_each(gate, source))
         with self._lock:
             given = self.sent + len(self.pending) - before
             if self.pending:

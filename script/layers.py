@@ -131,6 +131,7 @@ ROOMS = (
         "bytes, frames, values",
         (
             "pyf.transport.frames",
+            "pyf.transport.speed",
             "pyf.transport.codec",
             "pyf.transport.census",
             "pyf.transport.packet",

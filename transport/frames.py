@@ -11,7 +11,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
-from pyf.transport import codec
+from pyf.transport import codec, speed
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
@@ -139,11 +139,11 @@ class Batch(NamedTuple):
         return codec.unroll(self.decode_maps())[1]
 
     def decode_maps(self) -> list[dict[str, Any]]:
-        """Return the packets as plain dicts, for a reader that makes a Packet of each as it goes.
+        """Return the packets, for a reader that makes Packets of those that are plain dicts.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
+        return speed.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
 
     def without(self, count: int) -> Batch:
         """Return the batch without its first *count* packets, of which it has more.
