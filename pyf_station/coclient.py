@@ -48,7 +48,7 @@ class CoClient(BaseClient):
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
-        self._interceptors = tuple(interceptors)
+        self._interceptors = checked(interceptors)
         self._peer = self.host, self.port
         self._rng = rng or random.random
 
