@@ -6,6 +6,7 @@ frame's first nine bytes have come.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from pyf.transport import codec
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, KIB, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -51,18 +52,26 @@ OF_CONNECTION = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, Fram
 """Those that belong to no flow."""
 
 
+Payload = bytes | memoryview
+"""What a frame carries; a view of what was read where a copy would cost more than it frees."""
+
+
 class Frame(NamedTuple):
     """One frame as it came; *type* is a plain int where this version knows no such type."""
 
     type: int
     flow: int
-    payload: bytes
+    payload: Payload
 
 
 HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
+CHUNK = 16 * KIB
+"""Bytes from which on copying costs more than keeping what was read as it is."""
+PINNED = 4
+"""How many times its own size the payload of a frame may keep in memory."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
@@ -121,7 +130,7 @@ class Batch(NamedTuple):
     """Sequence number of the first."""
     packets: int
     """How many there are."""
-    payload: bytes
+    payload: Payload
     """The frame's payload."""
     bounds: Bounds = codec.BOUNDS
     """What the packets may cost as objects."""
@@ -153,10 +162,11 @@ class Batch(NamedTuple):
         start = codec.skip(self.payload, BATCH.size, count)
         first, packets = self.first + count, self.packets - count
         head = BATCH.pack(first, ARRAY32, packets)
-        return self._replace(first=first, packets=packets, payload=head + self.payload[start:])
+        rest = memoryview(self.payload)[start:]
+        return self._replace(first=first, packets=packets, payload=b"".join((head, rest)))
 
 
-def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
+def decode_batch(payload: Payload, bounds: Bounds = codec.BOUNDS) -> Batch:
     """Return the batch in *payload*, its packets still encoded; raises RemoteProtocolError."""
     first, marker, count = BATCH.unpack_from(payload)
     if marker != ARRAY32 or not 0 < count <= len(payload) - BATCH.size:
@@ -166,6 +176,15 @@ def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     return Batch(first, count, payload, bounds)
 
 
+def _part(chunk: bytes | bytearray, start: int, end: int) -> Payload:
+    """Return a part of *chunk*: as a copy, but where that would be large."""
+    size = end - start
+    if isinstance(chunk, bytes):
+        large = size >= CHUNK and PINNED * size >= len(chunk)
+        return memoryview(chunk)[start:end] if large else chunk[start:end]
+    return bytes(memoryview(chunk)[start:end])
+
+
 class FrameParser:
     """Takes bytes in pieces of any size, gives frames.
 
@@ -173,7 +192,11 @@ class FrameParser:
     """
 
     def __init__(self, max_packet: int, max_header: int) -> None:
-        self._buffer = bytearray()
+        # What has come and is not parsed, from a place in the first chunk on.
+        self._chunks: deque[bytes | bytearray] = deque()
+        self._at = 0
+        self._size = 0
+        self._needed = HEADER.size
         self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
@@ -189,29 +212,82 @@ class FrameParser:
     @property
     def pending(self) -> int:
         """Bytes of a frame that is not whole yet."""
-        return len(self._buffer)
+        return self._size
 
     def receive_data(self, data: bytes) -> None:
         """Store *data*."""
-        self._buffer += data
+        chunks = self._chunks
+        self._size += len(data)
+        if len(data) >= CHUNK or (data and not chunks):
+            chunks.append(data)
+        elif data:
+            # A byte that comes alone must not cost an object of its own.
+            self._growing().extend(data)
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame, or None; raises RemoteProtocolError if none can ever be."""
-        buffer = self._buffer
-        if len(buffer) < HEADER.size:
-            if self.allowed and buffer[:1] > b"\0":
+        if self._size < self._needed:
+            if self.allowed and self._peek(1) > b"\0":
                 raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
-        length, number, flow = HEADER.unpack_from(buffer)
+        chunk, at = self._chunks[0], self._at
+        head = chunk if len(chunk) - at >= HEADER.size else self._peek(HEADER.size)
+        length, number, flow = HEADER.unpack_from(head, at if head is chunk else 0)
         kind = _KNOWN.get(number)
         self._check(kind, number, length)
         end = HEADER.size + length
-        if len(buffer) < end:
+        if self._size < end:
+            self._needed = end
             return None
-        payload = bytes(memoryview(buffer)[HEADER.size : end])
-        del buffer[:end]
+        self._needed = HEADER.size
         self.frames += 1
+        if end <= len(chunk) - at:
+            self._advance(end)
+            payload = _part(chunk, at + HEADER.size, at + end)
+        else:
+            self._cut(HEADER.size)
+            payload = b"".join(self._cut(length))
         return Frame(number if kind is None else kind, flow, payload)
+
+    def _growing(self) -> bytearray:
+        """Return the last chunk as one that can grow."""
+        chunks = self._chunks
+        tail = chunks[-1]
+        if len(chunks) == 1 and self._at:
+            tail = chunks[0] = bytearray(memoryview(tail)[self._at :])
+            self._at = 0
+        elif not isinstance(tail, bytearray):
+            tail = chunks[-1] = bytearray(tail)
+        return tail
+
+    def _peek(self, size: int) -> bytes:
+        """Return the next *size* bytes, or as many as there are."""
+        found = b""
+        at = self._at
+        for chunk in self._chunks:
+            found += chunk[at : at + size - len(found)]
+            at = 0
+            if len(found) == size:
+                break
+        return found
+
+    def _advance(self, size: int) -> None:
+        """Go on behind the next *size* bytes, all of which are in the first chunk."""
+        self._size -= size
+        self._at += size
+        if self._at == len(self._chunks[0]):
+            self._chunks.popleft()
+            self._at = 0
+
+    def _cut(self, size: int) -> list[memoryview]:
+        """Return the next *size* bytes as they lie in several chunks, and go on behind them."""
+        pieces: list[memoryview] = []
+        while size:
+            piece = memoryview(self._chunks[0])[self._at :][:size]
+            self._advance(len(piece))
+            size -= len(piece)
+            pieces.append(piece)
+        return pieces
 
     def _check(self, kind: FrameType | None, number: int, length: int) -> None:
         if self.allowed and kind not in self.allowed:
@@ -231,7 +307,7 @@ class FrameParser:
             )
 
     def _stranger(self) -> RemoteProtocolError:
-        start = bytes(self._buffer[:12])
+        start = self._peek(12)
         what = f"does not speak this protocol: its first bytes are {start!r}"
         if start[:2] in _TLS:
             what = "speaks TLS, and this side does not: give tls=... to both or to neither"
