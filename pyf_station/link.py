@@ -10,6 +10,8 @@ from typing import Any
 
 from pyf.station.keeper import Encoder, KeptLink
 from pyf.transport import Connection, Packet, RemoteProtocolError, encode_packet
+from pyf.transport.limits import LARGE
+from pyf.transport.pieces import encode_pieces
 
 _call: Any = call  # Its type has too many variables for pyright.
 
@@ -55,7 +57,8 @@ class Link(KeptLink):
         and the keeper sends those before. Raises what *source* raises, TypeError or
         UnsupportedValue; what came before is in ``pending`` then.
         """
-        gate: list[Encoder] = [encode_packet] * count
+        encode: Encoder = encode_packet if self.packet_size < LARGE else encode_pieces
+        gate = [encode] * count
         haste = count > 1 or not self.sent
         with self._lock:
             self._activity += 1

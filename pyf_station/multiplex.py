@@ -38,6 +38,7 @@ from pyf.transport.events import (
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_BYTES
 from pyf.transport.patience import Overdue
+from pyf.transport.pieces import Encoded
 from pyf.transport.states import ConnectionState, FlowState
 
 PATIENCE: Final = 0.8
@@ -56,7 +57,7 @@ class Stream:
     def __init__(self, multiplex: Multiplex, flow_id: int, timeout: float | None) -> None:
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[Encoded] = deque()
         """Encoded packets that have not left yet. Other threads may append."""
         self.sent: int = 0
         """Packets that have left."""

@@ -39,6 +39,7 @@ from pyf.transport.limits import (
     Limits,
 )
 from pyf.transport.machine import DEAF
+from pyf.transport.pieces import Encoded
 from pyf.transport.resume import packet_too_large
 from pyf.transport.states import (
     SENDERS,
@@ -107,7 +108,7 @@ class Connection(Continuation):
         self._send(flow, FrameType.OPEN, payload)
         return flow.id
 
-    def send_packets(self, flow_id: int, pending: deque[bytes]) -> int:
+    def send_packets(self, flow_id: int, pending: deque[Encoded]) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets that was.
 
         Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet that the

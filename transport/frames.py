@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pyf.transport import codec
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import HEADER_ROOM, KIB, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, LARGE, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -27,6 +27,8 @@ OPTIONAL = 0x80
 
 class FrameType(IntEnum):
     """The frames, by the byte that names them."""
+
+    __hash__ = int.__hash__  # Enum's own is not in C, and each frame is looked up several times.
 
     HELLO = 0x01
     OPEN = 0x02
@@ -68,8 +70,6 @@ HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
-CHUNK = 16 * KIB
-"""Bytes from which on copying costs more than keeping what was read as it is."""
 PINNED = 4
 """How many times its own size the payload of a frame may keep in memory."""
 HELLO = Struct(">4sBB")
@@ -117,10 +117,12 @@ def encode_frame(type: FrameType, flow: int, *payload: bytes) -> list[bytes]:
     return [HEADER.pack(sum(map(len, payload)), type, flow), *payload]
 
 
-def encode_batch(type: FrameType, flow: int, first: int, count: int, packets: bytes) -> list[bytes]:
+def encode_batch(
+    type: FrameType, flow: int, first: int, count: int, *packets: bytes
+) -> list[bytes]:
     """Return the frame of a batch of *count* encoded packets, the first having number *first*."""
-    head = HEADER.pack(BATCH.size + len(packets), type, flow) + BATCH.pack(first, ARRAY32, count)
-    return [head, packets]
+    size = BATCH.size + sum(map(len, packets))
+    return [HEADER.pack(size, type, flow) + BATCH.pack(first, ARRAY32, count), *packets]
 
 
 class Batch(NamedTuple):
@@ -180,7 +182,7 @@ def _part(chunk: bytes | bytearray, start: int, end: int) -> Payload:
     """Return a part of *chunk*: as a copy, but where that would be large."""
     size = end - start
     if isinstance(chunk, bytes):
-        large = size >= CHUNK and PINNED * size >= len(chunk)
+        large = size >= LARGE and PINNED * size >= len(chunk)
         return memoryview(chunk)[start:end] if large else chunk[start:end]
     return bytes(memoryview(chunk)[start:end])
 
@@ -218,7 +220,7 @@ class FrameParser:
         """Store *data*."""
         chunks = self._chunks
         self._size += len(data)
-        if len(data) >= CHUNK or (data and not chunks):
+        if len(data) >= LARGE or (data and not chunks):
             chunks.append(data)
         elif data:
             # A byte that comes alone must not cost an object of its own.

@@ -23,6 +23,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW, Limits
 from pyf.transport.packet import Packet
+from pyf.transport.pieces import Encoded
 from pyf.transport.states import Role
 
 # A file takes everything at once: nobody waits for credit.
@@ -44,7 +45,7 @@ def encode_packet_flow(packets: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     writer.next_event()
     flow = writer.open_flow()
     yield hello + b"".join(writer.data_to_send())
-    pending: deque[bytes] = deque()
+    pending: deque[Encoded] = deque()
     size = 0
     for packet in packets:
         encoded = encode_packet(packet)

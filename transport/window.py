@@ -16,7 +16,8 @@ from collections import deque
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, MAX_WINDOW
+from pyf.transport.pieces import Encoded
 
 
 class SendWindow:
@@ -56,14 +57,16 @@ class SendWindow:
             size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
         )
 
-    def take(self, pending: deque[bytes], largest: int) -> list[bytes]:
+    def take(self, pending: deque[Encoded], largest: int) -> list[Encoded]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
         One of more than *largest* bytes stays. None may be sent: an empty list.
         """
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
-        batch = [pending.popleft() for _ in range(count)]
         room = min(self.open_bytes, BATCH_BYTES)
+        if count > 1 and (size := len(pending[0])) >= LARGE:
+            count = max(1, min(count, room // size))
+        batch = [pending.popleft() for _ in range(count)]
         if batch and sum(map(len, batch)) > room:
             size = len(batch[0])
             fitting = bisect_right(list(accumulate(map(len, batch))), room)
