@@ -98,16 +98,16 @@ def _forms() -> list[_Form]:
 _FORMS = _forms()
 
 
-def check(data: bytes | memoryview, bounds: Bounds) -> None:
+def check(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Raise RemoteProtocolError, with the facts, if the values in *data* cost more than *bounds*.
 
-    What is malformed otherwise is left to the decoder.
+    Return whether *data* is known to be one value and nothing else. What is malformed otherwise is
+    left to the decoder.
     """
-    if len(data) > bounds.harmless:
-        take_census(data, bounds)
+    return len(data) > bounds.harmless and take_census(data, bounds)
 
 
-def take_census(data: bytes | memoryview, bounds: Bounds) -> None:
+def take_census(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Do as ``check`` does, however short *data* is."""
     at = weight = count = 0
     end = len(data)
@@ -138,6 +138,7 @@ def take_census(data: bytes | memoryview, bounds: Bounds) -> None:
                 raise _too_deep(len(outer))
         while not left and outer:
             left = outer.pop()
+    return not left and at == end
 
 
 def _check_number(data: bytes | memoryview, tag_at: int, size: int) -> None:

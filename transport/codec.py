@@ -248,15 +248,18 @@ def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
 
     Raises RemoteProtocolError for anything else.
     """
-    census.check(data, bounds)
-    sealed = b"".join((_PAIR, data, _SEAL))
+    # Where the census has found that nothing follows the value, it needs no seal, nor a copy.
+    alone = census.check(data, bounds)
+    sealed = data if alone else b"".join((_PAIR, data, _SEAL))
     try:
-        value, seal = ormsgpack.unpackb(sealed, ext_hook=_restore)
+        value = ormsgpack.unpackb(sealed, ext_hook=_restore)
     except ValueError as error:
         reason = str(error)
     else:
-        if seal == _TOKEN:
+        if alone:
             return value
+        if value[1] == _TOKEN:
+            return value[0]
         text = "something follows a value that is to stand alone"
         raise RemoteProtocolError(text, code="malformed_value")
     _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from pyf.transport import census, frames
@@ -178,8 +179,8 @@ class Machine:
 
 def _in_a_row(batch: list[Encoded]) -> tuple[list[bytes], int]:
     """Return the buffers of the packets in *batch*, small ones joined, and their size."""
-    try:
-        joined = b"".join(cast("list[bytes]", batch))
-    except TypeError:  # Some are in pieces.
-        return flatten(batch), sum(map(len, batch))
-    return [joined], len(joined)
+    if len(batch) > 1:
+        with suppress(TypeError):  # Some are in pieces.
+            joined = b"".join(cast("list[bytes]", batch))
+            return [joined], len(joined)
+    return flatten(batch), sum(map(len, batch))

@@ -16,7 +16,7 @@ from collections import deque
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, MAX_WINDOW
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
 from pyf.transport.pieces import Encoded
 
 
@@ -64,14 +64,11 @@ class SendWindow:
         """
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
         room = min(self.open_bytes, BATCH_BYTES)
-        if count > 1 and (size := len(pending[0])) >= LARGE:
-            count = max(1, min(count, room // size))
+        if count > 0 and 2 * (size := len(pending[0])) > room:
+            return [pending.popleft()] if size <= largest and self.fits(1, size) else []
         batch = [pending.popleft() for _ in range(count)]
-        if batch and sum(map(len, batch)) > room:
-            size = len(batch[0])
+        if sum(map(len, batch)) > room:
             fitting = bisect_right(list(accumulate(map(len, batch))), room)
-            if not fitting and size <= largest and self.fits(1, size):
-                fitting = 1
             pending.extendleft(reversed(batch[fitting:]))
             del batch[fitting:]
         return batch
