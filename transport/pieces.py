@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
 
@@ -41,14 +42,15 @@ def encode_pieces(packet: dict[str, Any]) -> Encoded:
     They are not copied. It takes longer than ``encode_packet`` where there are none, and raises the
     same.
     """
-    if isinstance(packet, dict):
-        for key, value in packet.items():
-            if type(value) is bytes and len(value) >= LARGE and type(key) is str:
-                try:
-                    return Pieces(_buffers(packet))
-                except (TypeError, ValueError):
-                    break  # what fails is told by its path in the whole packet
+    if isinstance(packet, dict) and any(map(_is_large, packet, packet.values())):
+        # What cannot travel is told by its path in the whole packet.
+        with suppress(TypeError, ValueError):
+            return Pieces(_buffers(packet))
     return encode_packet(packet)
+
+
+def _is_large(key: object, value: object) -> bool:
+    return type(value) is bytes and len(value) >= LARGE and type(key) is str
 
 
 def _buffers(packet: dict[str, Any]) -> list[bytes]:
@@ -56,7 +58,7 @@ def _buffers(packet: dict[str, Any]) -> list[bytes]:
     text = _map_head(len(packet))
     small: dict[str, Any] = {}
     for key, value in packet.items():
-        if type(value) is bytes and len(value) >= LARGE:
+        if _is_large(key, value):
             size = len(value)
             head = _BIN16.pack(0xC5, size) if size < _SHORT else _BIN32.pack(0xC6, size)
             buffers += (text + _items(small) + ormsgpack.packb(key) + head, value)
