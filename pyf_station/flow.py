@@ -275,9 +275,9 @@ class Client(_Client):
     def error(self, error: BaseException | str) -> None:
         """End the flow badly: the client gets a ServerError.
 
-        A str is for the client to read. Of an exception it learns the class and an error id; its
-        text and traceback are in the server's log under that id, and go to the client only where
-        the server has ``expose_errors=True``. Raises as ``success`` does.
+        A str is for the client to read. Of an exception it learns the class and an error id, under
+        which the server's log has the stack. Its text goes to the client and into the log only
+        where the server has ``expose_errors=True``. Raises as ``success`` does.
         """
         self._session.report_error(error)
 

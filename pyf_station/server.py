@@ -70,7 +70,8 @@ class FlowServer(Factory):
     :param max_clients: connections at once; one over it is told that the server is busy.
     :param max_clients_per_address: connections at once from one address; no such limit if not
         given, for behind a proxy all have the same.
-    :param expose_errors: whether clients get the text and the traceback of a handler's failure.
+    :param expose_errors: whether clients, and the log, get the text of a handler's failure, and
+        clients its traceback. The log always has its class, id and stack.
     :param authenticate: called with each flow's header and the client's address, before its
         handler: it returns the ``client.identity``, or raises AuthenticationFailed. A function, in
         a thread of the server's own; or a coroutine function, on the reactor.

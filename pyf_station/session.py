@@ -18,9 +18,9 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
+from pyf.station.blame import described, failure
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
     AuthenticationFailed,
@@ -42,7 +42,6 @@ from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 from pyf.transport.pieces import Encoded
 
 _log: Final = Logger()
-_failure: Final[Any] = Failure  # which comes without types
 
 _GIVEN_UP: Final = (FlowCancelled, DeadlineExceeded, AuthenticationFailed)
 
@@ -285,7 +284,7 @@ class Session:
             text = error
         else:
             self._answer_failure(facts)
-            text = "".join(format_exception(error))
+            text = described(error, exposed=self.carrier.expose_errors)
         _log.info(
             "a handler reported error {error_id} to its client: {text}",
             error_id=facts["error_id"],
@@ -308,7 +307,7 @@ class Session:
         facts = failure_facts(error, "handler_failed", expose=self.carrier.expose_errors)
         _log.failure(
             "a handler failed, as error {error_id}",
-            failure=_failure(error),
+            failure=failure(error, exposed=self.carrier.expose_errors),
             error_id=facts["error_id"],
         )
         with suppress(StationError):

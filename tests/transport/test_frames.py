@@ -60,7 +60,9 @@ def test_frames_come_back_whatever_the_pieces(frames, chunk):
     st.lists(st.sampled_from([1, 5, 1000, LARGE, 3 * LARGE, 8 * LARGE]), min_size=1, max_size=8),
 )
 def test_large_and_small_frames_come_back_from_large_and_small_pieces(sizes, chunks):
-    frames = [Frame(0x80, 1, bytes([1 + i]) * min(size, MAX_CONTROL)) for i, size in enumerate(sizes)]
+    frames = [
+        Frame(0x80, 1, bytes([1 + i]) * min(size, MAX_CONTROL)) for i, size in enumerate(sizes)
+    ]
     data = memoryview(b"".join(b"".join(encode_frame(*frame)) for frame in frames))
     reader = parser()
     found = []

@@ -1,0 +1,75 @@
+"""What a log is told of an exception: where it was raised, and not a word of what it says.
+
+Its text may quote what a client sent, and so may its notes and the source of the line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from traceback import format_exception, walk_tb
+from typing import Any, Final
+
+from twisted.python.failure import Failure
+from twisted.python.reflect import qual
+
+FRAMES: Final = 50
+"""Innermost frames that are told of each exception."""
+
+_Failure: Final[Any] = Failure  # which comes without types
+
+
+def stack(error: BaseException) -> str:
+    """Return the classes of *error* and its causes, and the frames that they went through."""
+    return "\n".join(line for each in reversed(list(_chain(error))) for line in _lines(each))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    for frame, line in deque(walk_tb(error.__traceback__), FRAMES):
+        code = frame.f_code
+        yield f'  File "{code.co_filename}", line {line}, in {code.co_name}'
+    yield qual(type(error)).removeprefix("builtins.")
+
+
+def described(error: BaseException, *, exposed: bool) -> str:
+    """Return what a log is told of *error*: all of it only if *exposed*."""
+    return "".join(format_exception(error)) if exposed else stack(error)
+
+
+class _Withheld:
+    """Stands for an exception whose text nobody is to read."""
+
+    def __repr__(self) -> str:
+        return "(its text is logged with expose_errors=True)"
+
+
+class Quiet(_Failure):  # type: ignore[misc]
+    """A failure that is logged with its class and stack alone."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self._stack = stack(error)
+        self.value = _Withheld()
+
+    def printTraceback(  # noqa: N802 - Twisted's name
+        self,
+        file: Any = None,
+        elideFrameworkCode: object = False,
+        detail: str = "default",  # noqa: ARG002, N803, FBT002
+    ) -> None:
+        """Write the stack."""
+        print(self._stack, file=file)
+
+
+def failure(error: BaseException, *, exposed: bool) -> Any:
+    """Return *error* as Twisted logs it: with its text only if *exposed*."""
+    return _Failure(error) if exposed else Quiet(error)
