@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
@@ -16,6 +17,9 @@ from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
+
+
+Decode = Callable[[Batch], list[dict[str, Any]]]
 
 
 class _Reader:
@@ -59,12 +63,12 @@ class _Reader:
         self._ended, self._ending = True, None
         self._session.drop()
 
-    def _accept(self, item: Item) -> bool:
+    def _accept(self, item: Item, decode: Decode = Batch.decode_maps) -> bool:
         """Take what the inbox held: return whether it brought packets, or raise it."""
         session = self._session
         if isinstance(item, Batch):
             try:
-                packets = item.decode_maps()
+                packets = decode(item)
             except RemoteProtocolError as error:
                 session.break_off(error)
                 item = error
@@ -154,6 +158,10 @@ class Flow(_Reader, Iterator[Packet]):
             return self._session.decoded[2] if self._accept(item) else None
 
 
+def _refuse(error: RemoteProtocolError, _: Batch) -> list[dict[str, Any]]:
+    raise error
+
+
 def _in_list(item: Item) -> list[Item]:
     return [item]
 
@@ -206,9 +214,20 @@ class AsyncFlow(_Reader):
         try:
             # In a list: anext() with a default takes a tuple that is sent to it for arguments.
             [item] = await self._inbox.get().addCallback(_in_list)
+            decode = await self._decoded(item)
         finally:
             session.reading = False
-        return self._accept(item)
+        return self._accept(item, decode)
+
+    async def _decoded(self, item: Item) -> Decode:
+        """Return what gives the packets of *item*: where they are many, a thread has made them."""
+        if not (isinstance(item, Batch) and item.heavy):
+            return Batch.decode_maps
+        try:
+            packets = await self._session.carrier.call_in_thread(item.decode_maps)
+        except RemoteProtocolError as error:
+            return partial(_refuse, error)
+        return lambda _: packets
 
 
 class _Client:

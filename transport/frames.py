@@ -12,7 +12,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
-from pyf.transport import codec
+from pyf.transport import census, codec
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import HEADER_ROOM, LARGE, MAX_CONTROL, MAX_HELLO
@@ -141,6 +141,11 @@ class Batch(NamedTuple):
     def size(self) -> int:
         """Bytes of the encoded packets."""
         return len(self.payload) - BATCH.size
+
+    @property
+    def heavy(self) -> bool:
+        """Whether decoding it could keep an event loop busy for more than a moment."""
+        return census.is_heavy(memoryview(self.payload)[8:], self.bounds)
 
     def decode(self) -> Iterable[Packet]:
         """Return an iterator of the packets.
