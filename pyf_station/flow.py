@@ -19,7 +19,7 @@ from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
 
 
-Decode = Callable[[Batch], list[dict[str, Any]]]
+Decode = Callable[[], list[dict[str, Any]]]
 
 
 class _Reader:
@@ -63,12 +63,12 @@ class _Reader:
         self._ended, self._ending = True, None
         self._session.drop()
 
-    def _accept(self, item: Item, decode: Decode = Batch.decode_maps) -> bool:
+    def _accept(self, item: Item, decode: Decode | None = None) -> bool:
         """Take what the inbox held: return whether it brought packets, or raise it."""
         session = self._session
         if isinstance(item, Batch):
             try:
-                packets = decode(item)
+                packets = item.decode_maps() if decode is None else decode()
             except RemoteProtocolError as error:
                 session.break_off(error)
                 item = error
@@ -158,7 +158,7 @@ class Flow(_Reader, Iterator[Packet]):
             return self._session.decoded[2] if self._accept(item) else None
 
 
-def _refuse(error: RemoteProtocolError, _: Batch) -> list[dict[str, Any]]:
+def _refuse(error: RemoteProtocolError) -> list[dict[str, Any]]:
     raise error
 
 
@@ -219,15 +219,15 @@ class AsyncFlow(_Reader):
             session.reading = False
         return self._accept(item, decode)
 
-    async def _decoded(self, item: Item) -> Decode:
-        """Return what gives the packets of *item*: where they are many, a thread has made them."""
+    async def _decoded(self, item: Item) -> Decode | None:
+        """Have a thread decode *item* if that takes long; return what then gives its packets."""
         if not (isinstance(item, Batch) and item.heavy):
-            return Batch.decode_maps
+            return None
         try:
             packets = await self._session.carrier.call_in_thread(item.decode_maps)
         except RemoteProtocolError as error:
             return partial(_refuse, error)
-        return lambda _: packets
+        return lambda: packets
 
 
 class _Client:
