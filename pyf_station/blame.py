@@ -16,8 +16,6 @@ from twisted.python.reflect import qual
 FRAMES: Final = 50
 """Innermost frames that are told of each exception."""
 
-_Failure: Final[Any] = Failure  # which comes without types
-
 
 def stack(error: BaseException) -> str:
     """Return the classes of *error* and its causes, and the frames that they went through."""
@@ -52,24 +50,24 @@ class _Withheld:
         return "(its text is logged with expose_errors=True)"
 
 
-class Quiet(_Failure):  # type: ignore[misc]
+class Quiet(Failure):
     """A failure that is logged with its class and stack alone."""
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self._stack = stack(error)
-        self.value = _Withheld()
+    _told: str
 
-    def printTraceback(  # noqa: N802 - Twisted's name
-        self,
-        file: Any = None,
-        elideFrameworkCode: object = False,
-        detail: str = "default",  # noqa: ARG002, N803, FBT002
-    ) -> None:
+    def printTraceback(self, file: Any = None, *_: object, **__: object) -> None:  # noqa: N802 - Twisted's name
         """Write the stack."""
-        print(self._stack, file=file)
+        print(self._told, file=file)
+
+
+_Failure: Final[Any] = Failure  # which comes without types
+_Quiet: Final[Any] = Quiet
 
 
 def failure(error: BaseException, *, exposed: bool) -> Any:
     """Return *error* as Twisted logs it: with its text only if *exposed*."""
-    return _Failure(error) if exposed else Quiet(error)
+    if exposed:
+        return _Failure(error)
+    quiet = _Quiet(error)
+    quiet._told, quiet.value = stack(error), _Withheld()
+    return quiet

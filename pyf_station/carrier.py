@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -47,7 +46,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 from pyf.transport.patience import Overdue
-from pyf.transport.pieces import Encoded
+from pyf.transport.pieces import Pending
 
 LOGGED: Final = 400
 """Characters of what a client sent that a line in the log has, at most, of each thing."""
@@ -156,7 +155,7 @@ class StationProtocol(Protocol):
         result: Deferred[Any] = self._server.call_in_thread(function, *args)
         return result
 
-    def send_messages(self, flow_id: int, pending: deque[Encoded]) -> int:
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)

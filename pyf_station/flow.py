@@ -18,7 +18,6 @@ from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
 
-
 Decode = Callable[[], list[dict[str, Any]]]
 
 

@@ -39,7 +39,7 @@ from pyf.transport import (
 from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
-from pyf.transport.pieces import Encoded
+from pyf.transport.pieces import Pending
 
 _log: Final = Logger()
 
@@ -80,7 +80,7 @@ class Carrier(Protocol):
         """Call what blocks in a thread; return what fires with its result."""
         ...
 
-    def send_messages(self, flow_id: int, pending: deque[Encoded]) -> int:
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         ...
 
@@ -148,7 +148,7 @@ class Session:
         self._waits = waits
         # Guards all below, but for what the inbox and the errors are: those are only added to.
         self._changed = threading.Condition()
-        self._pending: deque[Encoded] = deque()
+        self._pending: deque[bytes] = deque()
         self._pending_size = 0
         self._result: tuple[int, dict[str, Any]] | None = None
         self._closed = False

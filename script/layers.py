@@ -74,6 +74,7 @@ ROOMS = (
             "pyf.station.carrier",
             "pyf.station.watch",
             "pyf.station.auth",
+            "pyf.station.blame",
             "pyf.station.scarcity",
             "pyf.station.sessions",
             "pyf.station.piped",
@@ -126,6 +127,7 @@ ROOMS = (
         (
             "pyf.transport.frames",
             "pyf.transport.codec",
+            "pyf.transport.pieces",
             "pyf.transport.census",
             "pyf.transport.packet",
         ),

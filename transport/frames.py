@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pyf.transport import census, codec
 from pyf.transport.census import Bounds
@@ -54,16 +54,13 @@ OF_CONNECTION = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, Fram
 """Those that belong to no flow."""
 
 
-Payload = bytes | memoryview
-"""What a frame carries; a view of what was read where a copy would cost more than it frees."""
-
-
 class Frame(NamedTuple):
     """One frame as it came; *type* is a plain int where this version knows no such type."""
 
     type: int
     flow: int
-    payload: Payload
+    payload: bytes
+    """Of a batch, it may be a memoryview: a large one is not copied out of what was read."""
 
 
 HEADER = Struct(">IBI")
@@ -83,6 +80,7 @@ GOAWAY = Struct(">I")
 
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
+_BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -132,7 +130,7 @@ class Batch(NamedTuple):
     """Sequence number of the first."""
     packets: int
     """How many there are."""
-    payload: Payload
+    payload: bytes
     """The frame's payload."""
     bounds: Bounds = codec.BOUNDS
     """What the packets may cost as objects."""
@@ -173,7 +171,7 @@ class Batch(NamedTuple):
         return self._replace(first=first, packets=packets, payload=b"".join((head, rest)))
 
 
-def decode_batch(payload: Payload, bounds: Bounds = codec.BOUNDS) -> Batch:
+def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     """Return the batch in *payload*, its packets still encoded; raises RemoteProtocolError."""
     first, marker, count = BATCH.unpack_from(payload)
     if marker != ARRAY32 or not 0 < count <= len(payload) - BATCH.size:
@@ -183,13 +181,14 @@ def decode_batch(payload: Payload, bounds: Bounds = codec.BOUNDS) -> Batch:
     return Batch(first, count, payload, bounds)
 
 
-def _part(chunk: bytes | bytearray, start: int, end: int) -> Payload:
+def _part(chunk: bytes | bytearray, start: int, end: int, kind: FrameType | None) -> bytes:
     """Return a part of *chunk*: as a copy, but where that would be large."""
     size = end - start
-    if isinstance(chunk, bytes):
-        large = size >= LARGE and PINNED * size >= len(chunk)
-        return memoryview(chunk)[start:end] if large else chunk[start:end]
-    return bytes(memoryview(chunk)[start:end])
+    if isinstance(chunk, bytearray):
+        return bytes(memoryview(chunk)[start:end])
+    if kind in _BATCHES and size >= LARGE and PINNED * size >= len(chunk):
+        return cast("bytes", memoryview(chunk)[start:end])
+    return chunk[start:end]
 
 
 class FrameParser:
@@ -250,7 +249,7 @@ class FrameParser:
         self.frames += 1
         if end <= len(chunk) - at:
             self._advance(end)
-            payload = _part(chunk, at + HEADER.size, at + end)
+            payload = _part(chunk, at + HEADER.size, at + end, kind)
         else:
             self._cut(HEADER.size)
             payload = b"".join(self._cut(length))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
@@ -12,7 +11,7 @@ from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits
-from pyf.transport.pieces import Encoded, flatten
+from pyf.transport.pieces import Encoded, Pending, flatten
 from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -126,7 +125,7 @@ class Machine:
         except KeyError:
             raise LocalProtocolError(f"flow {flow_id} is not open", code="unknown_flow") from None
 
-    def _send_batches(self, flow: FlowMachine, pending: deque[Encoded], most: int) -> int:
+    def _send_batches(self, flow: FlowMachine, pending: Pending, most: int) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         total = 0
         while pending:
@@ -145,7 +144,7 @@ class Machine:
             total += len(batch)
         return total
 
-    def _check_size(self, window: SendWindow, pending: deque[Encoded], most: int) -> None:
+    def _check_size(self, window: SendWindow, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
         size = len(pending[0])
         if size > most and self._peer_known and window.open_packets > 0:

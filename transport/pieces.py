@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct
@@ -35,6 +36,9 @@ class Pieces:
 Encoded = bytes | Pieces
 """One packet, encoded."""
 
+Pending = deque[Any]
+"""Packets that wait to be sent, each Encoded: a deque of bytes alone will do."""
+
 
 def encode_pieces(packet: dict[str, Any]) -> Encoded:
     """Return *packet* as ``encode_packet`` does, but in pieces if it has large bytes values.
@@ -42,9 +46,9 @@ def encode_pieces(packet: dict[str, Any]) -> Encoded:
     They are not copied. It takes longer than ``encode_packet`` where there are none, and raises the
     same.
     """
-    if isinstance(packet, dict) and any(map(_is_large, packet, packet.values())):
-        # What cannot travel is told by its path in the whole packet.
-        with suppress(TypeError, ValueError):
+    # What cannot travel, or is no dict, is told of as a whole.
+    with suppress(AttributeError, TypeError, ValueError):
+        if any(map(_is_large, packet, packet.values())):
             return Pieces(_buffers(packet))
     return encode_packet(packet)
 

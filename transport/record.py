@@ -23,7 +23,6 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW, Limits
 from pyf.transport.packet import Packet
-from pyf.transport.pieces import Encoded
 from pyf.transport.states import Role
 
 # A file takes everything at once: nobody waits for credit.
@@ -45,7 +44,7 @@ def encode_packet_flow(packets: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     writer.next_event()
     flow = writer.open_flow()
     yield hello + b"".join(writer.data_to_send())
-    pending: deque[Encoded] = deque()
+    pending: deque[bytes] = deque()
     size = 0
     for packet in packets:
         encoded = encode_packet(packet)

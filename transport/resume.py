@@ -8,6 +8,7 @@ there is no credit either. Nothing is ever evicted.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -57,9 +58,9 @@ class Kept:
         """What this side has said to end the flow, in order."""
         self.heard: set[FrameType] = set()
         """What the peer has said to end it."""
-        self._batches: deque[tuple[list[Encoded], int]] = deque()
+        self._batches: deque[tuple[Sequence[Encoded], int]] = deque()
 
-    def add(self, batch: list[Encoded], size: int) -> None:
+    def add(self, batch: Sequence[Encoded], size: int) -> None:
         """Keep packets that were sent, *size* bytes in all."""
         self._batches.append((batch, size))
         self.size += size

@@ -12,12 +12,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
-from pyf.transport.pieces import Encoded
+from pyf.transport.pieces import Encoded, Pending
 
 
 class SendWindow:
@@ -57,7 +56,7 @@ class SendWindow:
             size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
         )
 
-    def take(self, pending: deque[Encoded], largest: int) -> list[Encoded]:
+    def take(self, pending: Pending, largest: int) -> list[Encoded]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
         One of more than *largest* bytes stays. None may be sent: an empty list.

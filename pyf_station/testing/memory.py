@@ -8,7 +8,6 @@ from typing import Any
 
 from pyf.transport import Connection, Limits, Role, encode_packet
 from pyf.transport.events import Event
-from pyf.transport.pieces import Encoded
 
 
 @dataclass(kw_only=True)
@@ -103,7 +102,7 @@ class MachinePair:
         _take(self.client, self.client_events)
         _take(self.server, self.server_events)
 
-    def send(self, role: Role, flow_id: int, *packets: dict[str, Any]) -> deque[Encoded]:
+    def send(self, role: Role, flow_id: int, *packets: dict[str, Any]) -> deque[bytes]:
         """Have the machine of *role* send what credit allows; return the rest, encoded.
 
         Raises what encoding and ``Connection.send_packets`` raise.

@@ -17,8 +17,9 @@ def raised() -> BaseException:
             error = ValueError("canary")
             error.add_note("canary") if hasattr(error, "add_note") else None
             raise error from cause
-    except ValueError as error:
-        return error
+    except ValueError as raised:
+        return raised
+    raise AssertionError
 
 
 def deep(left: int) -> None:
@@ -58,7 +59,7 @@ def test_a_context_that_is_suppressed_is_not_told():
 
 @pytest.mark.parametrize("detail", ["brief", "default", "verbose"])
 def test_a_quiet_failure_says_nothing_in_any_form(detail):
-    quiet = Quiet(raised())
+    quiet = failure(raised(), exposed=False)
     texts = [
         quiet.getTraceback(detail=detail),
         quiet.getErrorMessage(),
@@ -74,7 +75,11 @@ def test_a_quiet_failure_says_nothing_in_any_form(detail):
 
 def test_a_log_file_has_the_stack_and_not_the_text():
     out = io.StringIO()
-    event = {"log_format": "failed", "log_time": 0.0, "log_failure": Quiet(raised())}
+    event = {
+        "log_format": "failed",
+        "log_time": 0.0,
+        "log_failure": failure(raised(), exposed=False),
+    }
     textFileLogObserver(out)(event)
     assert "canary" not in out.getvalue()
     assert "in raised" in out.getvalue()

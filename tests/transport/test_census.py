@@ -20,7 +20,15 @@ from pyf.transport import (
     UnsupportedValue,
     encode_packet,
 )
-from pyf.transport.census import QUICK_BYTES, QUICK_NUMBER, QUICK_VALUES, bounds, check, is_heavy, take_census
+from pyf.transport.census import (
+    QUICK_BYTES,
+    QUICK_NUMBER,
+    QUICK_VALUES,
+    bounds,
+    check,
+    is_heavy,
+    take_census,
+)
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
 

@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,14 +57,17 @@ def test_frames_come_back_whatever_the_pieces(frames, chunk):
 
 
 @given(
-    st.lists(st.sampled_from([0, 1, 100, LARGE, 5 * LARGE]), min_size=1, max_size=8),
+    st.lists(st.sampled_from([1, 100, LARGE, 3 * LARGE]), min_size=1, max_size=8),
     st.lists(st.sampled_from([1, 5, 1000, LARGE, 3 * LARGE, 8 * LARGE]), min_size=1, max_size=8),
 )
 def test_large_and_small_frames_come_back_from_large_and_small_pieces(sizes, chunks):
     frames = [
-        Frame(0x80, 1, bytes([1 + i]) * min(size, MAX_CONTROL)) for i, size in enumerate(sizes)
+        Frame(FrameType.OPEN, 1, bytes([1 + i]) * min(size, MAX_CONTROL))
+        for i, size in enumerate(sizes)
     ]
-    data = memoryview(b"".join(b"".join(encode_frame(*frame)) for frame in frames))
+    data = memoryview(
+        b"".join(b"".join(encode_frame(FrameType.OPEN, 1, each.payload)) for each in frames)
+    )
     reader = parser()
     found = []
     for chunk in itertools.cycle(chunks):
@@ -78,13 +82,14 @@ def test_large_and_small_frames_come_back_from_large_and_small_pieces(sizes, chu
 
 
 def test_a_large_payload_is_not_copied_out_of_what_was_read():
-    data = b"".join(encode_frame(FrameType.OPEN, 1, bytes(LARGE)))
+    data = b"".join(encode_frame(FrameType.DATA, 1, bytes(LARGE)))
     (frame,) = parse(data, len(data))
-    assert frame.payload.obj is data
+    view: Any = frame.payload
+    assert view.obj is data
 
 
 def test_a_payload_never_keeps_much_more_than_itself():
-    small = b"".join(encode_frame(FrameType.OPEN, 1, bytes(LARGE)))
+    small = b"".join(encode_frame(FrameType.DATA, 1, bytes(LARGE)))
     for frame in parse(small * 5, len(small) * 5):
         assert type(frame.payload) is bytes
 
@@ -102,7 +107,7 @@ def test_bytes_that_come_one_by_one_are_collected():
     finally:
         tracemalloc.stop()
     reader.receive_data(b"x")
-    assert reader.next_frame().payload == b"x" * 10_000
+    assert reader.next_frame() == Frame(FrameType.OPEN, 1, b"x" * 10_000)
 
 
 def test_a_known_type_comes_as_what_it_is():
