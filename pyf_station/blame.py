@@ -53,11 +53,11 @@ class _Withheld:
 class Quiet(Failure):
     """A failure that is logged with its class and stack alone."""
 
-    _told: str
+    told: str
 
     def printTraceback(self, file: Any = None, *_: object, **__: object) -> None:  # noqa: N802 - Twisted's name
         """Write the stack."""
-        print(self._told, file=file)
+        print(self.told, file=file)
 
 
 _Failure: Final[Any] = Failure  # which comes without types
@@ -69,5 +69,5 @@ def failure(error: BaseException, *, exposed: bool) -> Any:
     if exposed:
         return _Failure(error)
     quiet = _Quiet(error)
-    quiet._told, quiet.value = stack(error), _Withheld()
+    quiet.told, quiet.value = stack(error), _Withheld()
     return quiet
