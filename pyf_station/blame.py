@@ -19,7 +19,8 @@ FRAMES: Final = 50
 
 def stack(error: BaseException) -> str:
     """Return the classes of *error* and its causes, and the frames that they went through."""
-    return "\n".join(line for each in reversed(list(_chain(error))) for line in _lines(each))
+    lines = (line for each in reversed(list(_chain(error))) for line in _lines(each))
+    return "\n".join(("Traceback (most recent call last):", *lines))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

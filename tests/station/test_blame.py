@@ -29,7 +29,7 @@ def deep(left: int) -> None:
 
 
 def test_it_says_class_file_line_and_function_of_each_cause():
-    lines = stack(raised()).splitlines()
+    lines = stack(raised()).splitlines()[1:]
     assert lines[1] == "FileNotFoundError"
     assert lines[3] == "ValueError"
     assert lines[0].startswith(f'  File "{__file__}", line ')
@@ -39,7 +39,7 @@ def test_it_says_class_file_line_and_function_of_each_cause():
 def test_a_deep_stack_is_cut_to_its_innermost_frames():
     with pytest.raises(KeyError) as caught:
         deep(2 * FRAMES)
-    lines = stack(caught.value).splitlines()
+    lines = stack(caught.value).splitlines()[1:]
     assert len(lines) == FRAMES + 1
     assert all(line.endswith(", in deep") for line in lines[:-1])
 
@@ -47,14 +47,14 @@ def test_a_deep_stack_is_cut_to_its_innermost_frames():
 def test_causes_that_go_round_end():
     one, two = ValueError(), KeyError()
     one.__cause__, two.__cause__ = two, one
-    assert stack(one) == "KeyError\nValueError"
+    assert stack(one) .endswith(":\nKeyError\nValueError")
 
 
 def test_a_context_that_is_suppressed_is_not_told():
     error = ValueError()
     error.__context__ = KeyError()
     error.__suppress_context__ = True
-    assert stack(error) == "ValueError"
+    assert stack(error).endswith(":\nValueError")
 
 
 @pytest.mark.parametrize("detail", ["brief", "default", "verbose"])
