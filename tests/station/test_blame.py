@@ -47,7 +47,7 @@ def test_a_deep_stack_is_cut_to_its_innermost_frames():
 def test_causes_that_go_round_end():
     one, two = ValueError(), KeyError()
     one.__cause__, two.__cause__ = two, one
-    assert stack(one) .endswith(":\nKeyError\nValueError")
+    assert stack(one).endswith(":\nKeyError\nValueError")
 
 
 def test_a_context_that_is_suppressed_is_not_told():
