@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -18,7 +17,8 @@ from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
-from pyf.station.watch import Alarm, Watch
+from pyf.station.watch import Alarm, Watch, innermost
+from pyf.station.wire import RECEIVE_BYTES
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -46,6 +46,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 from pyf.transport.patience import Overdue
+from pyf.transport.pieces import Pending
 
 LOGGED: Final = 400
 """Characters of what a client sent that a line in the log has, at most, of each thing."""
@@ -93,6 +94,7 @@ class StationProtocol(Protocol):
         self.peer = self.transport.getPeer()
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        innermost(self.transport).bufferSize = RECEIVE_BYTES
         server = self._server
         if server.stopping:
             self._leave("draining", "the server is stopping")
@@ -153,7 +155,7 @@ class StationProtocol(Protocol):
         result: Deferred[Any] = self._server.call_in_thread(function, *args)
         return result
 
-    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)

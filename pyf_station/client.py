@@ -26,7 +26,7 @@ from pyf.transport import (
     Packet,
     StationError,
 )
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+from pyf.transport.limits import BATCH_PACKETS, TURN_BYTES
 
 Flow = Iterable[dict[str, Any]]
 Source = Callable[[int], Flow]
@@ -276,7 +276,7 @@ class StationClient(BaseClient):
             yield from self._messages(link, progress)
             cut = link.sent - before < count
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
-            count = min(count, BATCH_PACKETS, max(1, BATCH_BYTES // link.packet_size))
+            count = min(count, BATCH_PACKETS, max(1, TURN_BYTES // link.packet_size))
         if not ended:
             _close(source)  # The handler wants no more.
             link.forget_pending()

@@ -15,7 +15,7 @@ from pyf.station.base import BaseClient, check_call, not_a_flow
 from pyf.station.coflow import Call
 from pyf.station.corun import CallRun, InterceptedRun, PersistentRun, Run
 from pyf.station.counts import Progress
-from pyf.station.intercept import Interceptor, Lift
+from pyf.station.intercept import Interceptor, Lift, checked
 from pyf.station.intercepted import interception
 from pyf.station.joint import Joint
 from pyf.station.length import known_length

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyf.station.keeper import Encoder, KeptLink
-from pyf.transport import Connection, Packet, RemoteProtocolError, encode_packet
-from pyf.transport.speed import encode_each
+from pyf.transport import Connection, Packet, RemoteProtocolError, codec, encode_packet, speed
+from pyf.transport.limits import LARGE
+from pyf.transport.pieces import encode_pieces
 
 
 class Link(KeptLink):
@@ -53,7 +54,9 @@ class Link(KeptLink):
         and the keeper sends those before. Raises what *source* raises, TypeError or
         UnsupportedValue; what came before is in ``pending`` then.
         """
-        gate: list[Encoder] = [encode_packet] * count
+        large = self.packet_size >= LARGE
+        gate: list[Encoder] = [encode_pieces if large else encode_packet] * count
+        encode_each = codec.encode_each if large else speed.encode_each
         haste = count > 1 or not self.sent
         with self._lock:
             self._activity += 1

@@ -14,6 +14,7 @@ from pyf.station.wire import deadline_error
 from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
 from pyf.transport.events import FlowRejected, ResultReceived
 from pyf.transport.frames import Batch
+from pyf.transport.pieces import Encoded
 from pyf.transport.resume import FlowMachine, Ticket
 from pyf.transport.states import FlowState
 
@@ -49,7 +50,7 @@ class Stream:
     def __init__(self, carrier: Carrier, flow_id: int, timeout: float | None) -> None:
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[Encoded] = deque()
         """Encoded packets that have not left yet. Other threads may append."""
         self.sent: int = 0
         """Packets that have left."""

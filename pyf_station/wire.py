@@ -12,8 +12,9 @@ from typing import Any
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 
-RECEIVE_BYTES = 256 * 1024
-"""Bytes read at once: a system call costs as much as copying a few KiB."""
+RECEIVE_BYTES = 127 * 1024
+"""Bytes read at once: a system call costs as much as copying a few KiB. From 128 KiB on, malloc has
+the system map each block anew, which costs more than reading it."""
 
 MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""

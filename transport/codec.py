@@ -16,7 +16,7 @@ from itertools import repeat
 from operator import call
 from secrets import token_bytes
 from struct import Struct
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import ormsgpack
@@ -28,6 +28,7 @@ from pyf.transport.limits import MAX_NUMBER, Limits
 from pyf.transport.packet import Packet
 
 _call: Any = call  # Its type has too many variables for pyright.
+_T = TypeVar("_T")
 
 MAX_DEPTH = 255
 """Dicts and lists inside each other in one map, itself included: where ormsgpack stops."""
@@ -172,8 +173,8 @@ def encode_packet(packet: dict[str, Any]) -> bytes:
 
 
 def encode_each(
-    gate: list[Callable[[dict[str, Any]], bytes]], source: Iterator[dict[str, Any]]
-) -> Iterator[bytes]:
+    gate: list[Callable[[dict[str, Any]], _T]], source: Iterator[dict[str, Any]]
+) -> Iterator[_T]:
     """Return an iterator of the packets of *source*, each encoded by the next function in *gate*.
 
     The gate is asked before the source: once another thread has emptied it, no packet is lost.
@@ -263,15 +264,18 @@ def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
 
     Raises RemoteProtocolError for anything else.
     """
-    census.check(data, bounds)
-    sealed = b"".join((_PAIR, data, _SEAL))
+    # Where the census has found that nothing follows the value, it needs no seal, nor a copy.
+    alone = census.check(data, bounds)
+    sealed = data if alone else b"".join((_PAIR, data, _SEAL))
     try:
-        value, seal = ormsgpack.unpackb(sealed, ext_hook=_restore)
+        value = ormsgpack.unpackb(sealed, ext_hook=_restore)
     except ValueError as error:
         reason = str(error)
     else:
-        if seal == _TOKEN:
+        if alone:
             return value
+        if value[1] == _TOKEN:
+            return value[0]
         text = "something follows a value that is to stand alone"
         raise RemoteProtocolError(text, code="malformed_value")
     _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))
