@@ -17,8 +17,7 @@ from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
-from pyf.station.watch import Alarm, Watch, innermost
-from pyf.station.wire import RECEIVE_BYTES
+from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -94,7 +93,6 @@ class StationProtocol(Protocol):
         self.peer = self.transport.getPeer()
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        innermost(self.transport).bufferSize = RECEIVE_BYTES
         server = self._server
         if server.stopping:
             self._leave("draining", "the server is stopping")

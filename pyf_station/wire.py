@@ -12,9 +12,9 @@ from typing import Any
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 
-RECEIVE_BYTES = 127 * 1024
-"""Bytes read at once: a system call costs as much as copying a few KiB. From 128 KiB on, malloc has
-the system map each block anew, which costs more than reading it."""
+RECEIVE_BYTES = 64 * 1024
+"""Bytes read at once, as many as Twisted reads. Larger reads leave holes between the payloads that
+wait for a handler, and memory beyond the windows."""
 
 MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""

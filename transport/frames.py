@@ -65,8 +65,9 @@ HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
-PINNED = 4
-"""How many times its own size the payload of a frame may keep in memory."""
+PINNED = 1.2
+"""How many times its own size the payload of a frame may keep in memory: what waits for a handler
+is to stay within the windows."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
