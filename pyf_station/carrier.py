@@ -148,6 +148,10 @@ class StationProtocol(Protocol):
         """Call *function* in the reactor's thread. Callable from any thread."""
         self._server.reactor.callFromThread(function)
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+        """Call *function* after some seconds; what is returned has ``cancel()``."""
+        return self._server.reactor.callLater(seconds, function)
+
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread of the server's; return what fires with its result."""
         result: Deferred[Any] = self._server.call_in_thread(function, *args)

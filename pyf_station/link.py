@@ -123,7 +123,11 @@ class Link(KeptLink):
         self._turn()
 
     def take_messages(self) -> list[Packet]:
-        """Return the packets of one batch that has come back, none if none has.
+        """Return the packets of one batch that has come back; as ``take_maps`` does."""
+        return list(map(Packet, self.take_maps()))
+
+    def take_maps(self) -> list[dict[str, Any]]:
+        """Return the packets of one batch that has come back, as plain dicts; none if none has.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
@@ -131,7 +135,7 @@ class Link(KeptLink):
             return []
         batch = self._messages.popleft()
         try:
-            packets = list(batch.decode())
+            packets = batch.decode_maps()
         except RemoteProtocolError as error:
             with self._lock:
                 self._machine.fail(error)

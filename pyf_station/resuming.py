@@ -42,6 +42,7 @@ from pyf.transport.events import (
     ResultReceived,
     SessionOpened,
 )
+from pyf.transport.codec import unroll
 from pyf.transport.patience import Patience
 from pyf.transport.resume import FlowMachine, Ticket
 
@@ -298,9 +299,12 @@ class Progress:
     def __init__(self) -> None:
         self.link: Link | None = None
         self.length_hint: int | None = None
-        self.received: int = 0
         self.final: Packet | None = None
         """What stands for the success, once it has come."""
+        self._came = 0
+        self._unread: list[dict[str, Any]] = []
+        self._reading: Iterator[object] = iter(())
+        self._departing: Iterator[Literal[True]] = iter(())
         self._origin = 0
         self._told = 0
 
@@ -316,10 +320,34 @@ class Progress:
         link = self.link
         return max(self._told, link.start + link.sent - self._origin) if link else 0
 
+    @property
+    def received(self) -> int:
+        """Packets that have come back, and were yielded."""
+        return self._came - len(self._unread) + (self.final is not None)
+
+    def read(self, maps: list[dict[str, Any]]) -> Iterator[Packet]:
+        """Return an iterator of the packets in *maps*: of each that it gives, *maps* is rid."""
+        if maps is not self._unread:
+            self._came += len(maps)
+            self._unread = maps
+        self._reading, packets = unroll(maps)
+        return packets
+
+    def stop_reading(self) -> None:
+        """Have the last iterator of packets end. Callable from any thread."""
+        # Emptied in C: no packet is taken meanwhile.
+        list(self._reading)
+
+    def stop(self) -> None:
+        """Have all iterators end. Callable from any thread."""
+        self.stop_reading()
+        list(self._departing)
+
     def departures(self) -> Iterator[Literal[True]]:
         """Return True for each packet that has left since this was asked last."""
         told, self._told = self._told, self.sent
-        return repeat(True, self._told - told)
+        self._departing = repeat(True, self._told - told)
+        return self._departing
 
 
 def persist(
