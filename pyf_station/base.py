@@ -63,6 +63,8 @@ class BaseClient:
             raise ValueError(f"no event {event!r}; there are {events}") from None
 
     def _notify(self, packet: Packet, *, final: bool = False) -> None:
+        if not self._heard:
+            return
         if not final:
             for listener in tuple(self._listeners["message_received"]):
                 listener(packet)

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.python.threadable import isInIOThread
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -85,12 +86,18 @@ class StationProtocol(Protocol):
         self._draining = False
         self._leaving = False
         self._secured = False
+        # What coroutines ask for while the reactor is here is done before it leaves.
+        self._in_turn = False
+        self._soon: list[Callable[[], None]] = []
+        self._do_write: Callable[[], object] | None = None
 
     # What Twisted calls
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         """Take the client in, or turn it away. It speaks first."""
         self.peer = self.transport.getPeer()
+        if not ISSLTransport.providedBy(self.transport):
+            self._do_write = getattr(self.transport, "doWrite", None)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
@@ -115,11 +122,17 @@ class StationProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
-        if not self._leaving:
-            self._machine.receive_data(data)
-            self._handle_events()
-            if self._watch is not None:
-                self._watch.received()
+        if self._leaving:
+            return
+        self._in_turn = True
+        self._machine.receive_data(data)
+        self._handle_events()
+        if self._watch is not None:
+            self._watch.received()
+        self._in_turn = False
+        soon, self._soon = self._soon, []
+        for function in soon:
+            function()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -146,7 +159,10 @@ class StationProtocol(Protocol):
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
-        self._server.reactor.callFromThread(function)
+        if self._in_turn and isInIOThread():
+            self._soon.append(function)
+        else:
+            self._server.reactor.callFromThread(function)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
         """Call *function* after some seconds; what is returned has ``cancel()``."""
@@ -162,6 +178,7 @@ class StationProtocol(Protocol):
         self._flush()
         count = self._machine.send_packets(flow_id, pending)
         self._write(self._machine.data_to_send())
+        self._write_now()
         return count
 
     def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
@@ -172,6 +189,7 @@ class StationProtocol(Protocol):
         if place := self._places.get(flow_id):
             self._server.sessions.weigh(place)
         self._write(self._machine.data_to_send())
+        self._write_now()
         self._settle()
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -473,6 +491,12 @@ class StationProtocol(Protocol):
     def _write(self, out: list[bytes]) -> None:
         if out and not self._leaving:
             self.transport.writeSequence(out)
+
+    def _write_now(self) -> None:
+        """Have what a handler said leave; the reactor would see to that in its next turn only."""
+        # Where the system has not taken what was there before, it takes no more.
+        if self._do_write is not None and not (self._leaving or self.transport.dataBuffer):
+            self._do_write()
 
 
 def _cut(why: str, session: Session) -> BadFlowEnding:

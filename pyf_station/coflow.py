@@ -90,7 +90,7 @@ class FlowRun:
 
     def notify(self, packet: Packet) -> None:
         """Tell listeners of a message."""
-        self.count()
+        self.received += 1
         self._notify(packet)
 
     def outcome(self, stream: Stream) -> Packet:
