@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.python.threadable import isInIOThread
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -19,6 +18,7 @@ from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
+from pyf.station.turn import Turn
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
@@ -86,9 +86,7 @@ class StationProtocol(Protocol):
         self._draining = False
         self._leaving = False
         self._secured = False
-        # What coroutines ask for while the reactor is here is done before it leaves.
-        self._in_turn = False
-        self._soon: list[Callable[[], None]] = []
+        self._turn = Turn(factory.reactor.callFromThread)
         self._do_write: Callable[[], object] | None = None
 
     # What Twisted calls
@@ -122,17 +120,12 @@ class StationProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
-        if self._leaving:
-            return
-        self._in_turn = True
-        self._machine.receive_data(data)
-        self._handle_events()
-        if self._watch is not None:
-            self._watch.received()
-        self._in_turn = False
-        soon, self._soon = self._soon, []
-        for function in soon:
-            function()
+        if not self._leaving:
+            with self._turn:
+                self._machine.receive_data(data)
+                self._handle_events()
+                if self._watch is not None:
+                    self._watch.received()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -149,20 +142,18 @@ class StationProtocol(Protocol):
             self._watch = None
         if self._last_wait is not None:
             self._last_wait.cancel()
-        where = " in the middle of a frame" if self._machine.mid_frame else ""
-        why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
-        self._machine.drop_input()
-        self._lose_sessions(partial(_cut, why), for_good=False)
+        if self._sessions or self._places:
+            where = " in the middle of a frame" if self._machine.mid_frame else ""
+            why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
+            self._machine.drop_input()
+            self._lose_sessions(partial(_cut, why), for_good=False)
         self._server.left(self)
 
     # What sessions call (the Carrier)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
-        if self._in_turn and isInIOThread():
-            self._soon.append(function)
-        else:
-            self._server.reactor.callFromThread(function)
+        self._turn.call(function)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
         """Call *function* after some seconds; what is returned has ``cancel()``."""
@@ -177,7 +168,6 @@ class StationProtocol(Protocol):
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)
-        self._write(self._machine.data_to_send())
         self._write_now()
         return count
 
@@ -188,7 +178,6 @@ class StationProtocol(Protocol):
         self._machine.finish(flow_id, consumed, **facts)
         if place := self._places.get(flow_id):
             self._server.sessions.weigh(place)
-        self._write(self._machine.data_to_send())
         self._write_now()
         self._settle()
 
@@ -413,8 +402,7 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        unknown = self._unknown.pop(flow_id, None)
-        for alarm in (unknown, None if session is None else session.deadline):
+        for alarm in (self._unknown.pop(flow_id, None), session.deadline if session else None):
             if alarm is not None:
                 alarm.cancel()
 
@@ -493,9 +481,9 @@ class StationProtocol(Protocol):
             self.transport.writeSequence(out)
 
     def _write_now(self) -> None:
-        """Have what a handler said leave; the reactor would see to that in its next turn only."""
-        # Where the system has not taken what was there before, it takes no more.
-        if self._do_write is not None and not (self._leaving or self.transport.dataBuffer):
+        """Write what a handler said, and have it leave: not in the reactor's next turn."""
+        self._write(self._machine.data_to_send())
+        if self._do_write and not (self._leaving or self.transport.dataBuffer):
             self._do_write()
 
 

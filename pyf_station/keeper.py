@@ -152,14 +152,17 @@ class KeptLink:
             self._release()
             return
         mine = threading.get_ident() == self._owner
-        alone = mine and nursery.remove(self)
+        if mine and nursery.remove(self):
+            self._closed = True
+            self._keep_farewell()
+            return
         try:
             if mine:
                 self._linger()
         finally:
             # Without the lock: the collector may run in a keeper that holds it.
             self._closed = True
-            self._release() if alone else self._wake()
+            self._wake()
         if mine and self._keeper is not None:
             self._keeper.join(LAST_WORD)
 
@@ -449,7 +452,9 @@ class KeptLink:
         self._service()
 
     def _keep_farewell(self) -> None:
-        with self._lock:
-            self._say_it()
-        self._linger()
-        self._release()
+        try:
+            with self._lock:
+                self._say_it()
+            self._linger()
+        finally:
+            self._release()

@@ -12,12 +12,12 @@ from twisted.internet.defer import Deferred
 from pyf.transport import encode_packet
 from pyf.transport.limits import BATCH_BYTES
 
-MOST: Final = 4 * BATCH_BYTES
-"""Bytes of messages that a handler may say before it waits for them to leave: a change of threads
-costs as much as a hundred."""
+MOST: Final = BATCH_BYTES
+"""Bytes of messages that a handler may say before it waits for them to leave: a thousand small
+ones, since a change of threads costs as much as a hundred."""
 
-EACH: Final = 128
-"""Bytes that a message counts for, beside its own: so there are no more than 2048."""
+EACH: Final = 32
+"""Bytes that a message counts for, beside its own: what the object around them takes."""
 
 
 class Outbox:
@@ -146,6 +146,6 @@ class Outbox:
                 waiter.callback(None)
 
     @property
-    def awaited(self) -> bool:
+    def has_waiters(self) -> bool:
         """Whether a coroutine waits for room."""
         return not all(room.called for room in self._waiters)

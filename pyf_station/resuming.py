@@ -33,6 +33,7 @@ from pyf.transport import (
     Role,
     StationError,
 )
+from pyf.transport.codec import unroll
 from pyf.transport.events import (
     Event,
     FlowRejected,
@@ -42,7 +43,6 @@ from pyf.transport.events import (
     ResultReceived,
     SessionOpened,
 )
-from pyf.transport.codec import unroll
 from pyf.transport.patience import Patience
 from pyf.transport.resume import FlowMachine, Ticket
 

@@ -7,7 +7,6 @@ the reactor's thread, but for those whose docstring says otherwise.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -442,7 +441,7 @@ class Session:
 
     def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
         """Return what interrupts a coroutine that waits for something else than its client."""
-        waits_for_us = self.reading or self.outbox.awaited
+        waits_for_us = self.reading or self.outbox.has_waiters
         if waits_for_us or not isinstance(error, _GIVEN_UP):
             return None
         return self.cancel_handler
