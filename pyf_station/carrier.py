@@ -86,7 +86,8 @@ class StationProtocol(Protocol):
         self._draining = False
         self._leaving = False
         self._secured = False
-        self._turn = Turn(factory.reactor.callFromThread)
+        # As late as that: a reactor in memory has no threads.
+        self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108
         self._do_write: Callable[[], object] | None = None
 
     # What Twisted calls
