@@ -1,8 +1,10 @@
-"""What pyproject.toml can't say: the import name of each folder, and where Twisted finds us."""
+"""What pyproject.toml can't say: the import name of each folder, what may be compiled, and where
+Twisted finds us.
+"""
 
 from distutils.command.install_data import install_data  # setuptools' own, from Python 3.12 on
 
-from setuptools import Distribution, find_packages, setup
+from setuptools import Distribution, Extension, find_packages, setup
 
 FOLDERS = {"pyf.station": "pyf_station", "pyf.transport": "transport"}
 
@@ -15,7 +17,7 @@ class BesidePackages(install_data):
     """
 
     def finalize_options(self) -> None:
-        self.set_undefined_options("install", ("install_purelib", "install_dir"))
+        self.set_undefined_options("install", ("install_lib", "install_dir"))
         super().finalize_options()
 
 
@@ -36,4 +38,12 @@ setup(
         for name in (package, *(f"{package}.{inner}" for inner in find_packages(folder)))
     ],
     data_files=[("twisted/plugins", ["plugins/pyf_station_plugin.py"])],
+    ext_modules=[
+        # Where there is no compiler, the same is done in Python.
+        Extension(
+            "pyf.transport._accelerator",
+            ["transport/_accelerator.pyx"],
+            optional=True,
+        )
+    ],
 )

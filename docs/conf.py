@@ -24,7 +24,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|contextlib|enum|opentelemetry|os|pathlib|ssl)\..*"),
     ("py:.*", r".*twisted\..*"),
     ("py:.*", r"pyf\.transport\.(frames|resume|states)\..*"),
-    ("py:.*", r"pyf\.station\.(carrier\.StationProtocol|observe\.Observed)"),
+    ("py:.*", r"pyf\.station\.(carrier\.StationProtocol|session\.Session)"),
 ]
 
 html_theme = "furo"

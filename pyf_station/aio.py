@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.intercept import Interceptor
+from pyf.station.joint import Joint
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
-from pyf.station.pump import Packets
+from pyf.station.pump import Packets, Source
+from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
-from pyf.station.wire import Attempt
+from pyf.station.wire import CLOSED, Attempt
 from pyf.transport import Limits, Packet
 
 __all__ = ["Call", "Conversation", "StationClient"]
@@ -28,59 +31,96 @@ class StationClient(CoClient):
 
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
+    :param interceptors: what each call runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
         next attempt to reconnect; ``random.random`` if not given.
     :param clock: returns the time in seconds, by a clock that nobody sets.
 
-    Raises ValueError for a port that no host can have.
+    Raises ValueError for a port that no host can have, OSError for a file that cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its name
         self,
         host: str,
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
         rng: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(host, port, waits_for_success, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate, "limits": limits}
+        options |= {"interceptors": interceptors, "rng": rng}
+        super().__init__(host, port, waits_for_success, **options)
         self._clock = clock
         self._aio: tuple[asyncio.AbstractEventLoop, Trunk] | None = None
 
     def call(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
         *flow* is an iterable or an async iterable of packets. An iterable that may block, such as a
         generator, is iterated in a thread of its own. What it yields, and raises, is what the
-        blocking client's ``call`` does.
+        blocking client's ``call`` does; *resume* and *flow_id* are as there. The function that
+        makes a flow is called in the loop's thread.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success)
+        return self._call(
+            flow, header, timeout, waits=self.waits_for_success, resume=resume, flow_id=flow_id
+        )
 
     async def send(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Any:
         """Ship all of *flow*, wait for the handler, and return what it succeeded with."""
-        return await self._send(flow, header, timeout)
+        return await self._send(flow, header, timeout, resume, flow_id)
 
     def stream(
-        self, flow: Packets, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        flow: Packets | Source,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True))
+        return answers(self._call(flow, header, timeout, resume, flow_id, waits=True))
 
     def open(
-        self, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout)
+        return self._open(Conversation, header, timeout, resume=resume)
 
     async def close(self) -> None:
         """Cancel the flows that are open, and close the connection."""
@@ -98,12 +138,13 @@ class StationClient(CoClient):
     async def _dial(self, trunk: Trunk) -> Multiplex:
         sock = await _connect(Attempt(self.host, self.port, self.limits))
         loop = asyncio.get_running_loop()
+        joint = self._joint(trunk)
         try:
-            _, protocol = await loop.create_connection(lambda: _Protocol(trunk), sock=sock)
+            await loop.create_connection(lambda: _Protocol(joint), sock=sock)
         except BaseException:
             sock.close()
             raise
-        return protocol.multiplex
+        return await joint.ready(self.host, self.port)
 
 
 async def _connect(attempt: Attempt) -> socket.socket:
@@ -191,29 +232,24 @@ class AsyncioLoop:
 class _Protocol(asyncio.Protocol):
     """Joins a transport of asyncio to the flows that it carries."""
 
-    multiplex: Multiplex
-
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(UNWRITTEN_BYTES)
-        trunk = self._trunk
-        self.multiplex = Multiplex(trunk.loop, trunk.limits, _Transport(transport), trunk.greeted)
-        self.multiplex.flush()
+        self._joint.made(_Transport(transport))
 
     def data_received(self, data: bytes) -> None:
-        self.multiplex.received(data)
+        self._joint.received(data)
 
     def pause_writing(self) -> None:
-        self.multiplex.pauseProducing()
+        self._joint.multiplex.pauseProducing()
 
     def resume_writing(self) -> None:
-        self.multiplex.resumeProducing()
+        self._joint.multiplex.resumeProducing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reason = "the server closed the connection" if exc is None else _reason(exc)
-        self._trunk.left(self.multiplex, reason)
+        self._joint.lost(CLOSED if exc is None else _reason(exc))
 
 
 def _reason(error: Exception) -> str:

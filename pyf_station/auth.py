@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
-from traceback import format_tb
 from typing import Any, Final
 from uuid import uuid4
 
@@ -16,6 +15,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
 from twisted.logger import Logger
 
+from pyf.station.blame import stack
 from pyf.station.session import Session
 from pyf.transport import AuthenticationFailed, Packet
 
@@ -129,7 +129,7 @@ class Gate:
                     "authenticate failed with {name}, as error {error_id}:\n{frames}",
                     name=type(error).__name__,
                     error_id=uuid4().hex[:12],
-                    frames="".join(format_tb(error.__traceback__)),
+                    frames=stack(error),
                 )
             refuse(session)
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -19,7 +18,8 @@ from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
 from pyf.station.turn import Turn
-from pyf.station.watch import Alarm, Watch
+from pyf.station.watch import Alarm, Watch, innermost
+from pyf.station.wire import RECEIVE_BYTES
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -47,6 +47,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 from pyf.transport.patience import Overdue
+from pyf.transport.pieces import Pending
 
 LOGGED: Final = 400
 """Characters of what a client sent that a line in the log has, at most, of each thing."""
@@ -99,6 +100,7 @@ class StationProtocol(Protocol):
             self._do_write = getattr(self.transport, "doWrite", None)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        innermost(self.transport).bufferSize = RECEIVE_BYTES
         server = self._server
         if server.stopping:
             self._leave("draining", "the server is stopping")
@@ -165,7 +167,7 @@ class StationProtocol(Protocol):
         result: Deferred[Any] = self._server.call_in_thread(function, *args)
         return result
 
-    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)
@@ -403,9 +405,8 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        for alarm in (self._unknown.pop(flow_id, None), session.deadline if session else None):
-            if alarm is not None:
-                alarm.cancel()
+        for alarm in filter(None, (self._unknown.pop(flow_id, None), session and session.deadline)):
+            alarm.cancel()
 
     def _lose_sessions(
         self, error: Callable[[Session], StationError], *, for_good: bool = True

@@ -13,12 +13,13 @@ from weakref import WeakSet
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, Listener, check_call, not_a_flow
 from pyf.station.conversation import Conversation
-from pyf.station.intercept import Interceptor
+from pyf.station.counts import Counted, Progress
+from pyf.station.intercept import Interceptor, checked
 from pyf.station.intercepted import InterceptedConversation, Through, intercepted
 from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
-from pyf.station.resuming import Progress, ResumingLink, persist
+from pyf.station.resuming import Persistence, ResumingLink, persist
 from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
 from pyf.station.wire import Wire, connect
 from pyf.transport import (
@@ -27,7 +28,7 @@ from pyf.transport import (
     Packet,
     StationError,
 )
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+from pyf.transport.limits import BATCH_PACKETS, TURN_BYTES
 
 Flow = Iterable[dict[str, Any]]
 Source = Callable[[int], Flow]
@@ -70,7 +71,7 @@ class StationClient(BaseClient):
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
-        self._interceptors = tuple(interceptors)
+        self._interceptors = checked(interceptors)
         self._under_way: WeakSet[Progress] = WeakSet()
 
     def add_listener(self, event: str, listener: Listener) -> None:
@@ -289,7 +290,7 @@ class StationClient(BaseClient):
             yield from self._messages(link, progress)
             cut = link.sent - before < count
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
-            count = min(count, BATCH_PACKETS, max(1, BATCH_BYTES // link.packet_size))
+            count = min(count, BATCH_PACKETS, max(1, TURN_BYTES // link.packet_size))
         if not ended:
             _close(source)  # The handler wants no more.
             link.forget_pending()
@@ -347,10 +348,10 @@ class StationClient(BaseClient):
                         yield (packet,)
                 else:
                     yield packets
-                maps.reverse()  # Back in order, where reading them was stopped.
+                maps = progress.unread()  # Where reading them was stopped.
 
 
-class Call(Iterator[Value]):
+class Call(Counted, Iterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow.
 
     For one thread at a time; the counters can be read, and the call closed, from any.
@@ -360,26 +361,6 @@ class Call(Iterator[Value]):
         self._steps = steps
         self._values = chain.from_iterable(steps)
         self._progress = progress
-
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left."""
-        return self._progress.sent
-
-    @property
-    def consumed(self) -> int:
-        """Packets that the handler has taken, as last reported; exact once there is a result."""
-        return self._progress.link.consumed if self._progress.link else 0
-
-    @property
-    def received(self) -> int:
-        """Packets that have come back."""
-        return self._progress.received
-
-    @property
-    def length_hint(self) -> int | None:
-        """Packets that the flow will probably have; None if it doesn't know its length."""
-        return self._progress.length_hint
 
     def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - its packets cost no call of ours
         return self._values
@@ -392,7 +373,7 @@ class Call(Iterator[Value]):
 
         What it raises is not told any more.
         """
-        if self._progress.link is not None:
+        if isinstance(self._progress.link, Link):
             self._progress.link.cancel(wait=False)
 
     def close(self) -> None:
@@ -439,7 +420,7 @@ def _again(
     header: dict[str, Any] | None,
 ) -> Generator[Values, None, None]:
     rest = partial(_start, through, make)
-    return persist(partial(steps, None, header, make=rest), timeout, progress)
+    return persist(partial(steps, None, header, make=rest), Persistence(progress, timeout))
 
 
 def _start(through: Through, make: Source, start: int) -> Flow:

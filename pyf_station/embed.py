@@ -23,6 +23,8 @@ from twisted.python import threadable
 
 from pyf.station.server import STOP_GRACE, FlowServer
 
+__all__ = ["Station", "serve"]
+
 START_TIMEOUT = 10.0
 """Seconds that the reactor has to start."""
 

@@ -15,6 +15,8 @@ from uuid import uuid4
 
 from pyf.transport import Packet
 
+__all__ = ["FileFlow", "Receiver"]
+
 CHUNK: Final = 256 * 1024
 """Bytes of a file in one packet."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
@@ -16,6 +17,8 @@ from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
+
+Decode = Callable[[], list[dict[str, Any]]]
 
 
 class _Reader:
@@ -59,12 +62,12 @@ class _Reader:
         self._ended, self._ending = True, None
         self._session.drop()
 
-    def _accept(self, item: Item) -> bool:
+    def _accept(self, item: Item, decode: Decode | None = None) -> bool:
         """Take what the inbox held: return whether it brought packets, or raise it."""
         session = self._session
         if isinstance(item, Batch):
             try:
-                packets = item.decode_maps()
+                packets = item.decode_maps() if decode is None else decode()
             except RemoteProtocolError as error:
                 session.break_off(error)
                 item = error
@@ -155,6 +158,10 @@ class Flow(_Reader, Iterator[Packet]):
             return self._session.decoded[2] if self._accept(item) else None
 
 
+def _refuse(error: RemoteProtocolError) -> list[dict[str, Any]]:
+    raise error
+
+
 def _in_list(item: Item) -> list[Item]:
     return [item]
 
@@ -207,9 +214,20 @@ class AsyncFlow(_Reader):
         try:
             # In a list: anext() with a default takes a tuple that is sent to it for arguments.
             [item] = await self._inbox.get().addCallback(_in_list)
+            decode = await self._decoded(item)
         finally:
             session.reading = False
-        return self._accept(item)
+        return self._accept(item, decode)
+
+    async def _decoded(self, item: Item) -> Decode | None:
+        """Have a thread decode *item* if that takes long; return what then gives its packets."""
+        if not (isinstance(item, Batch) and item.heavy):
+            return None
+        try:
+            packets = await self._session.carrier.call_in_thread(item.decode_maps)
+        except RemoteProtocolError as error:
+            return partial(_refuse, error)
+        return lambda: packets
 
 
 class _Client:
@@ -277,9 +295,9 @@ class Client(_Client):
     def error(self, error: BaseException | str) -> None:
         """End the flow badly: the client gets a ServerError.
 
-        A str is for the client to read. Of an exception it learns the class and an error id; its
-        text and traceback are in the server's log under that id, and go to the client only where
-        the server has ``expose_errors=True``. Raises as ``success`` does.
+        A str is for the client to read. Of an exception it learns the class and an error id, under
+        which the server's log has the stack. Its text goes to the client and into the log only
+        where the server has ``expose_errors=True``. Raises as ``success`` does.
         """
         self._session.report_error(error)
 

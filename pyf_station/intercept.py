@@ -7,16 +7,25 @@ goes wrong, also after the first packet, is raised there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Generator,
+    Sequence,
+)
+from contextlib import AbstractContextManager, ContextDecorator, ExitStack, contextmanager
 from functools import partial, reduce
 from itertools import chain, repeat
 from typing import Any, Final, Literal
 
 from pyf.transport import Packet
 
+__all__ = ["Interception", "Interceptor"]
+
 Map = Callable[[Any], dict[str, Any] | None]
 Wrap = Callable[[Any], Any]
+Lift = Callable[[Map], Callable[[Any], Any]]
 
 PULLED: Final = "pulled"
 AWAITED: Final = "awaited"
@@ -26,11 +35,13 @@ PUSHED: Final = "pushed"
 class Pipe:
     """What packets pass in one direction. How they move, *kind*, is one of the three above.
 
-    *outwards* is from the innermost interceptor to the outermost one.
+    *outwards* is from the innermost interceptor to the outermost one. *lift* makes of what maps a
+    packet what maps a step of the iterator, where these are not the same.
     """
 
-    def __init__(self, kind: str, *, outwards: bool = False) -> None:
+    def __init__(self, kind: str, lift: Lift | None = None, *, outwards: bool = False) -> None:
         self.kind: str = kind
+        self._lift = lift
         self._step = -1 if outwards else 1
         self._wraps: list[Wrap] = []
         self._maps: list[Map] = []
@@ -41,12 +52,14 @@ class Pipe:
         if self.kind == PUSHED:
             self._maps.append(function)
         else:
-            self._wraps.append(partial(_amap if self.kind == AWAITED else _map, function))
+            step = function if self._lift is None else self._lift(function)
+            self._wraps.append(partial(_map, step))
 
     def wrap(self, function: Wrap, what: str) -> None:
         """Have the iterator pass *function*; raises TypeError where there is none."""
         if self.kind == PUSHED:
-            raise TypeError(f"{what} are pushed here: there is no iterator to wrap, only to map")
+            text = f"{what} go one by one here: there is no iterator to wrap; use map_{what}"
+            raise TypeError(text)
         self._wraps.append(function)
 
     def __bool__(self) -> bool:
@@ -71,15 +84,21 @@ def _mapped(function: Map, packet: Any) -> Any:
     return Packet(mapped) if plain else mapped
 
 
-def _map(function: Map, packets: Iterator[Any]) -> Iterator[Any]:
+def _map(function: Map, packets: Any) -> Any:
+    if isinstance(packets, AsyncIterable):
+        return _amap(function, packets)
     # In C, but for the function itself.
     return filter(_is_packet, map(function, packets))
 
 
-async def _amap(function: Map, packets: AsyncIterator[Any]) -> AsyncGenerator[Any]:
-    async for packet in packets:
-        if (mapped := function(packet)) is not None:
-            yield mapped
+async def _amap(function: Map, packets: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    try:
+        async for packet in packets:
+            if (mapped := function(packet)) is not None:
+                yield mapped
+    finally:
+        if isinstance(packets, AsyncGenerator):
+            await packets.aclose()
 
 
 def _same(packet: Any) -> Any:
@@ -102,6 +121,7 @@ class Interception:
         packets: str,
         messages: str,
         final: Callable[[], object] = bool,
+        lift: Lift | None = None,
     ) -> None:
         self.side: Literal["client", "server"] = side
         """Where the interceptor is: ``client`` or ``server``."""
@@ -119,7 +139,7 @@ class Interception:
         self._counts = counts
         self._final = final
         # Neither is for interceptors.
-        self.packets_pipe: Pipe = Pipe(packets)
+        self.packets_pipe: Pipe = Pipe(packets, lift)
         self.messages_pipe: Pipe = Pipe(messages, outwards=True)
 
     @property
@@ -164,21 +184,33 @@ class Interception:
     def wrap_packets(self, function: Wrap) -> None:
         """Have *function* take the iterator of the flow's packets, and return another one.
 
-        For a coroutine both are async iterators. Raises TypeError where a ``client.open()`` sends
-        packets one by one.
+        For a coroutine both are async iterators, and at an asyncio or Twisted client where the flow
+        is one. Raises TypeError where a ``client.open()`` sends packets one by one.
         """
         self.packets_pipe.wrap(function, "packets")
 
     def wrap_messages(self, function: Wrap) -> None:
         """Have *function* take the iterator of what the call yields, and return another one.
 
-        That is True for each packet that has left, and each message. Raises TypeError at a server,
+        That is True for each packet that has left, and each message; at an asyncio or Twisted
+        client both are async iterators. Raises TypeError at a server,
         where a handler sends its messages one by one, and for a ``client.open()``.
         """
         self.messages_pipe.wrap(function, "messages")
 
 
 Interceptor = Callable[[Interception], AbstractContextManager[Any]]
+"""Called once for each flow, in the thread where its packets pass; what it returns is entered."""
+
+
+def checked(interceptors: Sequence[Interceptor]) -> tuple[Interceptor, ...]:
+    """Return *interceptors*; raises TypeError where one is none, before there is any flow."""
+    for each in interceptors:
+        if isinstance(each, ContextDecorator):
+            raise TypeError(f"an interceptor is called for each flow: give {each!r} uncalled")
+        if not callable(each):
+            raise TypeError(f"an interceptor is called with an Interception; {each!r} is not")
+    return tuple(interceptors)
 
 
 @contextmanager

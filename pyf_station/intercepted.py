@@ -1,19 +1,28 @@
-"""Interceptors at the blocking client: around a call, and around a conversation."""
+"""Interceptors at the clients: around a call, and around a conversation."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import AbstractContextManager, closing
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from pyf.station.conversation import Conversation
-from pyf.station.intercept import PULLED, PUSHED, Interception, Interceptor, entered
+from pyf.station.counts import Progress
+from pyf.station.intercept import PULLED, PUSHED, Interception, Interceptor, Lift, entered
 from pyf.station.link import Link
 from pyf.station.outcome import Notify
-from pyf.station.resuming import Progress
 from pyf.transport import FlowCancelled, Packet, ServerError
 
 Through = Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -30,23 +39,9 @@ def intercepted(
 
     They are given what their packets have to pass, and the header.
     """
-
-    def counts() -> tuple[int, int]:
-        return progress.sent, progress.received - (progress.final is not None)
-
-    call = Interception(
-        *("client", _copy(header), peer, counts),
-        packets=PULLED,
-        messages=PULLED,
-        final=lambda: progress.final,
-    )
+    call = interception(peer, header, progress)
     with entered(interceptors, call):
-        pipe = call.packets_pipe
-
-        def through(source: Iterator[Any]) -> Iterator[Any]:
-            return _piped(source, pipe.iterate(source)) if pipe else source
-
-        values = steps(through, call.header)
+        values = steps(partial(passed, call), call.header)
         with closing(values):
             try:
                 for value in call.messages_pipe.iterate(chain.from_iterable(values)):
@@ -54,8 +49,45 @@ def intercepted(
             except ServerError:
                 call.status = "error"
                 raise
-        if progress.final is not None:
-            call.status, call.value = "success", progress.final.message
+        note_success(call, progress)
+
+
+def interception(
+    peer: tuple[str, int],
+    header: dict[str, Any] | None,
+    progress: Progress,
+    lift: Lift | None = None,
+) -> Interception:
+    """Return what interceptors see of a call."""
+
+    def counts() -> tuple[int, int]:
+        return progress.sent, progress.received - (progress.final is not None)
+
+    return Interception(
+        *("client", _copy(header), peer, counts),
+        packets=PULLED,
+        messages=PULLED,
+        final=lambda: progress.final,
+        lift=lift,
+    )
+
+
+def note_success(call: Interception, progress: Progress) -> None:
+    """Have interceptors see what the handler has succeeded with, if it has."""
+    if progress.final is not None:
+        call.status, call.value = "success", progress.final.message
+
+
+def passed(call: Interception, source: Any) -> Any:
+    """Return the packets of *source* as they come out behind what they pass.
+
+    Closing that closes the source, too.
+    """
+    pipe = call.packets_pipe
+    if not pipe:
+        return source
+    piped = _apiped if isinstance(source, AsyncIterable) else _piped
+    return piped(source, pipe.iterate(source))
 
 
 def _copy(header: dict[str, Any] | None) -> Packet | None:
@@ -69,6 +101,54 @@ def _piped(source: Any, packets: Iterator[Any]) -> Generator[Any, None, None]:
     finally:
         if isinstance(source, Generator):
             source.close()
+
+
+async def _apiped(source: Any, packets: Any) -> AsyncGenerator[Any]:
+    try:
+        async for packet in packets:
+            yield packet
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
+
+
+class Around:
+    """Interceptors around a conversation, from ``enter()`` to ``leave()``."""
+
+    def __init__(
+        self,
+        interceptors: Sequence[Interceptor],
+        peer: tuple[str, int],
+        header: dict[str, Any] | None,
+        counts: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.call: Interception = Interception(
+            *("client", _copy(header), peer), counts, packets=PUSHED, messages=PUSHED
+        )
+        self._interceptors = interceptors
+        self._entered: AbstractContextManager[None] | None = None
+
+    def enter(self) -> Any:
+        """Let the interceptors begin; return the header that they want."""
+        around = entered(self._interceptors, self.call)
+        around.__enter__()
+        self._entered = around
+        return self.call.header
+
+    def conclude(self, *, done: bool, value: Any, error: BaseException | None) -> None:
+        """Tell how the conversation ended: *done*, with a *value*, or with an *error*, or left."""
+        if done:
+            self.call.status, self.call.value = "success", value
+            self.leave(None)
+        else:
+            self.call.status = "error" if isinstance(error, ServerError) else None
+            self.leave(error or FlowCancelled("the flow was given up"))
+
+    def leave(self, error: BaseException | None) -> None:
+        """Let the interceptors end, with an *error* or without. Does nothing where they have."""
+        around, self._entered = self._entered, None
+        if around is not None:
+            around.__exit__(type(error) if error else None, error, None)
 
 
 class InterceptedConversation(Conversation):
@@ -85,25 +165,19 @@ class InterceptedConversation(Conversation):
         connect: Callable[[Any], Link],
         notify: Notify,
     ) -> None:
-        call = Interception(
-            *("client", _copy(header), peer), self._counts, packets=PUSHED, messages=PUSHED
-        )
-        self._call = call
         # Until there is a link, there is nothing to cancel.
         self._closed, self._done = True, False
-        self._around: Any = None
-        around = entered(interceptors, call)
-        around.__enter__()
-        self._around = around
+        self._around = Around(interceptors, peer, header, self._counts)
+        header = self._around.enter()
         try:
-            super().__init__(connect(call.header), notify)
+            super().__init__(connect(header), notify)
         except BaseException as error:
-            self._leave(error)
+            self._around.leave(error)
             raise
 
     def send(self, packet: dict[str, Any]) -> None:
         """Send what interceptors make of *packet*."""
-        if (mapped := self._call.packets_pipe.push(packet)) is not None:
+        if (mapped := self._around.call.packets_pipe.push(packet)) is not None:
             super().send(mapped)
 
     def receive(self, timeout: float | None = None) -> Packet | None:
@@ -112,25 +186,15 @@ class InterceptedConversation(Conversation):
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
             packet = super().receive(left)
-            mapped: Packet | None = self._call.messages_pipe.push(packet)
+            mapped: Packet | None = self._around.call.messages_pipe.push(packet)
             if packet is None or mapped is not None:
                 return mapped
 
     def cancel(self) -> None:
         """Give the flow up; also where it is over."""
         super().cancel()
-        if self._done:
-            self._call.status, self._call.value = "success", self._value
-            self._leave(None)
-        else:
-            error = sys.exception()
-            self._call.status = "error" if isinstance(error, ServerError) else None
-            self._leave(error or FlowCancelled("the flow was given up"))
-
-    def _leave(self, error: BaseException | None) -> None:
-        around, self._around = self._around, None
-        if around is not None:
-            around.__exit__(type(error) if error else None, error, None)
+        value = self._value if self._done else None
+        self._around.conclude(done=self._done, value=value, error=sys.exception())
 
     def _counts(self) -> tuple[int, int]:
         return self.sent, self.received

@@ -45,6 +45,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.frames import Batch
 from pyf.transport.patience import Patience
+from pyf.transport.pieces import Encoded
 from pyf.transport.states import FlowState
 
 TICK = 0.004
@@ -57,7 +58,7 @@ PARKED = 1.0
 LAST_WORD = 1.0
 """Seconds that a client which leaves gives the server to hear of it."""
 
-Encoder = Callable[[dict[str, Any]], bytes]
+Encoder = Callable[[dict[str, Any]], Encoded]
 _Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
@@ -90,7 +91,7 @@ class KeptLink:
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[Encoded] = deque()
         """Encoded packets that have not left yet."""
         self.result: ResultReceived | None = None
         """The server's last word, once it has come."""

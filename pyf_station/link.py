@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import call
 from typing import Any
 
 from pyf.station.keeper import Encoder, KeptLink
-from pyf.transport import Connection, Packet, RemoteProtocolError, encode_packet
-
-_call: Any = call  # Its type has too many variables for pyright.
+from pyf.transport import Connection, Packet, RemoteProtocolError, codec, encode_packet, speed
+from pyf.transport.limits import LARGE
+from pyf.transport.pieces import encode_pieces
 
 
 class Link(KeptLink):
@@ -48,7 +47,9 @@ class Link(KeptLink):
         and the keeper sends those before. Raises what *source* raises, TypeError or
         UnsupportedValue; what came before is in ``pending`` then.
         """
-        gate: list[Encoder] = [encode_packet] * count
+        large = self.packet_size >= LARGE
+        gate: list[Encoder] = [encode_pieces if large else encode_packet] * count
+        encode_each = codec.encode_each if large else speed.encode_each
         haste = count > 1 or not self.sent
         with self._lock:
             self._activity += 1
@@ -57,9 +58,7 @@ class Link(KeptLink):
                 self._wake()
             self._haste = haste
             before = self.sent + len(self.pending)
-        # All of it runs in C. A packet is encoded as it comes: its source may change it and yield
-        # it again. The gate is asked before the source: once emptied, no packet is lost.
-        self.pending.extend(map(_call, gate, source))
+        self.pending.extend(encode_each(gate, source))
         with self._lock:
             given = self.sent + len(self.pending) - before
             if self.pending:
@@ -117,10 +116,10 @@ class Link(KeptLink):
 
     def take_messages(self) -> list[Packet]:
         """Return the packets of one batch that has come back; as ``take_maps`` does."""
-        return list(map(Packet, self.take_maps()))
+        return list(codec.unroll(self.take_maps())[1])
 
     def take_maps(self) -> list[dict[str, Any]]:
-        """Return the packets of one batch that has come back, as plain dicts; none if none has.
+        """Return the packets of one batch that has come back, none if none has: for ``unroll``.
 
         Raises RemoteProtocolError if they are not what was announced.
         """

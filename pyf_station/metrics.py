@@ -9,6 +9,8 @@ from typing import Any, Final
 from pyf.station.observe import OUTCOMES, Event
 from pyf.station.server import FlowServer
 
+__all__ = ["Metrics"]
+
 BUCKETS: Final = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86400)
 """Seconds: a flow may be one packet, or last for days."""
 

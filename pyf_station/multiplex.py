@@ -6,7 +6,6 @@ was given. All in the loop's thread.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -14,13 +13,12 @@ from typing import Any, ClassVar, Final
 
 from pyf.station.loop import Loop
 from pyf.station.outcome import lost, refusal
+from pyf.station.stream import Resumable, Stream, extent
 from pyf.station.watch import Alarm, Watch
-from pyf.station.wire import deadline_error
 from pyf.transport import (
     Connection,
     FlowRefused,
     Limits,
-    Packet,
     RemoteProtocolError,
     Role,
     StationError,
@@ -28,12 +26,15 @@ from pyf.transport import (
 from pyf.transport.events import (
     CreditReceived,
     Event,
+    FlowRejected,
+    FlowResumed,
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
     PacketsReceived,
     PongReceived,
     ResultReceived,
+    SessionOpened,
 )
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_BYTES
@@ -46,198 +47,6 @@ does after all of it: who goes first cannot lose a new flow on the way."""
 
 UNWRITTEN_BYTES: Final = 4 * BATCH_BYTES
 """Bytes that may wait in the transport before flows wait for it."""
-
-_SENDING: Final = (FlowState.STREAMING, FlowState.STOPPED)
-
-
-class Stream:
-    """One flow of a connection, as its client sees it."""
-
-    def __init__(self, multiplex: Multiplex, flow_id: int, timeout: float | None) -> None:
-        self.timeout: float | None = timeout
-        """Seconds that the call was given."""
-        self.pending: deque[bytes] = deque()
-        """Encoded packets that have not left yet. Other threads may append."""
-        self.sent: int = 0
-        """Packets that have left."""
-        self.told: int = 0
-        """How many of them the caller knows of."""
-        self.consumed: int = 0
-        """Packets that the handler has taken, as last reported."""
-        self.packet_size: int = 1
-        """Bytes of a packet that left of late, on average."""
-        self.ended: bool = False
-        """Whether the END has been sent."""
-        self.wanted: bool = True
-        """Whether somebody wants more packets: the handler, and this side."""
-        self.confirmed: bool = False
-        """Whether the server has all that was sent before ``confirm()``."""
-        self.result: ResultReceived | None = None
-        """The server's last word, once it has come."""
-        self.error: StationError | None = None
-        """Why the flow ended before that."""
-        self.on_room: Callable[[], object] = bool
-        """Called where more may be sent; it raises nothing."""
-        self.changes: int = 0
-        """How often something may have changed."""
-        self._multiplex = multiplex
-        self._flow_id = flow_id
-        self._messages: deque[Batch] = deque()
-        self._wakes: list[Callable[[], None]] = []
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more can be sent."""
-        return not self.wanted or self.ended or self.has_ended
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something has come that nobody has taken, or nothing will."""
-        return bool(self._messages) or self.has_ended
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.result is not None or self.error is not None
-
-    def room(self) -> int:
-        """Return for how many packets there is credit, of the size that they had of late."""
-        if self.over or self._multiplex.congested:
-            return 0
-        packets, size = self._multiplex.machine.room(self._flow_id)
-        return min(packets, max(1, size // self.packet_size)) if size else 0
-
-    def send(self) -> None:
-        """Send what credit allows of ``pending``, with the next ``flush()``.
-
-        Raises PacketTooLarge for a packet that the server does not take; it is dropped then.
-        """
-        if self.over or self._multiplex.congested or not self.pending:
-            return
-        machine = self._multiplex.machine
-        try:
-            machine.send_packets(self._flow_id, self.pending)
-        finally:
-            self.sent = machine.sent(self._flow_id)
-
-    def end(self) -> None:
-        """Say, with the next ``flush()``, that no more will come, if nothing else has ended it."""
-        machine = self._multiplex.machine
-        if machine.flow_state(self._flow_id) in _SENDING and not self.has_ended:
-            machine.end(self._flow_id)
-            self.ended = True
-
-    def flush(self) -> None:
-        """Write what there is to say."""
-        self._multiplex.flush()
-
-    def confirm(self) -> None:
-        """Have the server say that it has all that was sent so far."""
-        self._multiplex.ping_for(self)
-
-    def take(self) -> list[Packet]:
-        """Return the packets of one batch that has come, none if none has.
-
-        Raises RemoteProtocolError if they are not what was announced.
-        """
-        if not self._messages:
-            return []
-        batch = self._messages.popleft()
-        try:
-            packets = list(batch.decode())
-        except RemoteProtocolError as error:
-            self._multiplex.fail(error)
-            raise
-        self._multiplex.consume(self._flow_id, batch)
-        return packets
-
-    def abort(self, error_class: str) -> None:
-        """Tell the handler that the generator failed, if it can still be told. Raises nothing."""
-        machine = self._multiplex.machine
-        if machine.flow_state(self._flow_id) in _SENDING:
-            machine.abort(self._flow_id, error_class)
-        self.leave()
-
-    def cancel(self) -> None:
-        """Tell the handler that nobody waits for it, if it can still be told. Raises nothing."""
-        machine = self._multiplex.machine
-        if machine.flow_state(self._flow_id) in (*_SENDING, FlowState.ENDED):
-            machine.cancel(self._flow_id)
-        self.leave()
-
-    def leave(self) -> None:
-        """Take no more of what comes back, and let the handler go on."""
-        self.wanted = False
-        self.pending.clear()
-        while self._messages:
-            self._multiplex.machine.consume(self._flow_id, *_extent(self._messages.popleft()))
-        self._multiplex.forget(self._flow_id)
-        self._multiplex.flush()
-        self.touch()
-
-    def expire(self) -> None:
-        """End the flow: the time given to the call is over."""
-        self.cancel()
-        self.fail(deadline_error(self.timeout or 0.0))
-
-    def receive(self, batch: Batch) -> None:
-        """Take what came back."""
-        self._messages.append(batch)
-        self.touch()
-
-    def answer(self, result: ResultReceived) -> None:
-        """Take the server's last word."""
-        self.consumed = result.consumed
-        self.result = result
-        self.stop()
-
-    def stop(self) -> None:
-        """Send no more: the handler wants no more."""
-        self.wanted = False
-        self.pending.clear()
-        self.touch()
-
-    def fail(self, error: StationError) -> None:
-        """Note why the flow has ended, if it hasn't ended before."""
-        if self.result is None and self.error is None:
-            self.error = error
-            self.touch()
-
-    def lose(self, reason: str, facts: dict[str, Any]) -> None:
-        """Note that the connection is gone."""
-        self.fail(lost(reason, whole=self.ended, sent=self.sent, consumed=self.consumed, **facts))
-
-    def touch(self) -> None:
-        """Have all that wait look again."""
-        self.changes += 1
-        wakes, self._wakes = self._wakes, []
-        for wake in wakes:
-            wake()
-
-    async def changed(self, since: int | None = None) -> None:
-        """Wait until something may have changed, *since* there had been so many ``changes``."""
-        if since is not None and since != self.changes:
-            return
-        waiting, wake = self._multiplex.loop.waiter()
-        self._wakes.append(wake)
-        await waiting
-
-    async def until(self, condition: Callable[[], object], seconds: float) -> bool:
-        """Wait until *condition* holds, *seconds* at the most; return whether it does."""
-        late: list[bool] = []
-
-        def give_up() -> None:
-            late.append(True)
-            self.touch()
-
-        loop = self._multiplex.loop
-        alarm = Alarm(loop, loop.clock, seconds, give_up)
-        try:
-            while not condition() and not late:
-                await self.changed()
-        finally:
-            alarm.cancel()
-        return bool(condition())
 
 
 class Multiplex:
@@ -259,9 +68,12 @@ class Multiplex:
         """Whether the transport holds enough for now."""
         self.closed: bool = False
         """Whether the connection has ended."""
+        self.ending: StationError | None = None
+        """Why it takes no new flow, once that is so."""
         self._limits = limits
         self._greeted = greeted
         self._streams: dict[int, Stream] = {}
+        self._resuming: dict[int, Resumable] = {}
         self._confirming: dict[int, Stream] = {}
         self._pings = 0
         self._gone_away = ""
@@ -287,14 +99,35 @@ class Multiplex:
         *,
         waits: bool,
         length_hint: int | None = None,
+        stream: Stream | None = None,
+        **resume: Any,
     ) -> Stream:
-        """Open a flow; it leaves with the next ``flush()``. Raises PacketError, FlowRefused."""
-        if not self.usable:
-            raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
-        flow_id = self.machine.open_flow(header, timeout, waits, length_hint)
-        stream = self._streams[flow_id] = Stream(self, flow_id, timeout)
+        """Open a flow, for a *stream* that there is or a new one; it leaves with ``flush()``.
+
+        *resume* is as for the machine's ``open_flow``. Raises PacketError, FlowRefused, and what
+        the connection has ended with.
+        """
+        self._check_usable()
+        flow_id = self.machine.open_flow(header, timeout, waits, length_hint, **resume)
+        stream = Stream(self, flow_id, timeout) if stream is None else stream
+        stream.move(self, flow_id)
+        self._streams[flow_id] = stream
         self._settle()
         return stream
+
+    def resume(self, stream: Resumable) -> None:
+        """Ask for a flow that has lost its connection to go on here. Raises as ``open`` does."""
+        self._check_usable()
+        flow, ticket = stream.left_off
+        self._resuming[self.machine.resume_flow(flow, ticket)] = stream
+        self._settle()
+        self.flush()
+
+    def _check_usable(self) -> None:
+        if not self.usable:
+            if self.ending is not None:
+                raise copy(self.ending)
+            raise FlowRefused("the connection is closing: it takes no new flow", code="draining")
 
     def flush(self) -> None:
         """Write what the machine says."""
@@ -306,7 +139,7 @@ class Multiplex:
 
     def consume(self, flow_id: int, batch: Batch) -> None:
         """Count packets as taken; credit goes out where it is due."""
-        self.machine.consume(flow_id, *_extent(batch))
+        self.machine.consume(flow_id, *extent(batch))
         self.flush()
 
     def ping_for(self, stream: Stream) -> None:
@@ -324,6 +157,7 @@ class Multiplex:
     def fail(self, error: RemoteProtocolError) -> None:
         """Tell the server of its breach, and close."""
         self.machine.fail(error)
+        self.ending = error
         for stream in list(self._streams.values()):
             stream.fail(copy(error))
         self.close()
@@ -387,8 +221,11 @@ class Multiplex:
 
     # Leaving
 
-    def close(self) -> None:
-        """Close behind what has been said; abort where the server keeps its half."""
+    def close(self, why: str = "this side closed the connection", **facts: Any) -> None:
+        """Close behind what has been said; abort where the server keeps its half.
+
+        The flows that are open are told *why*.
+        """
         if self._leaving or self.closed:
             return
         self.flush()
@@ -396,7 +233,7 @@ class Multiplex:
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
-        self._lose_streams("this side closed the connection")
+        self._lose_streams(why, **facts)
         seconds = self._limits.close_timeout
         self._last_wait = Alarm(self.loop, self.loop.clock, seconds, self.abort)
         self.transport.loseConnection()
@@ -432,14 +269,15 @@ class Multiplex:
             wake()
 
     def _lose_streams(self, reason: str, **facts: Any) -> None:
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
+        self.ending = self.ending or lost(reason, whole=False, sent=0, consumed=0, **facts)
+        streams = [*self._streams.values(), *self._resuming.values()]
+        self._streams, self._resuming = {}, {}
+        for stream in streams:
             stream.lose(reason, facts)
 
     def _give_up(self, overdue: Overdue) -> None:
-        self._lose_streams(overdue.text, option=overdue.option, limit=overdue.limit)
         self.machine.go_away(overdue.code, overdue.text)
-        self.close()
+        self.close(overdue.text, option=overdue.option, limit=overdue.limit)
 
     # Events
 
@@ -458,7 +296,7 @@ class Multiplex:
         stream = self._streams.get(event.flow_id)
         if stream is None:
             # Nobody waits for it, but its handler is to go on.
-            self.machine.consume(event.flow_id, *_extent(event.batch))
+            self.machine.consume(event.flow_id, *extent(event.batch))
         else:
             stream.receive(event.batch)
 
@@ -484,8 +322,29 @@ class Multiplex:
 
     def _go_away(self, event: GoAwayReceived) -> None:
         self._gone_away = event.message or event.code or "the server is going away"
+        self.ending = refusal(event)
         for flow_id in [each for each in self._streams if each > event.last_flow]:
             self._streams.pop(flow_id).fail(refusal(event))
+        for flow_id in [each for each in self._resuming if each > event.last_flow]:
+            self._resuming.pop(flow_id).lose(event.message, {})
+        if event.code == "draining":
+            for stream in list(self._streams.values()):
+                stream.drain(event.message)
+
+    def _session(self, event: SessionOpened) -> None:
+        stream = self._streams.get(event.flow_id)
+        if isinstance(stream, Resumable):
+            stream.begin(self.machine.flow(event.flow_id), event.ticket)
+
+    def _resumed(self, event: FlowResumed) -> None:
+        stream = self._resuming.pop(event.flow_id)
+        stream.go_on(self, event.flow_id, event.token)
+        if not stream.given_up:
+            self._streams[event.flow_id] = stream
+            self._make_room(stream)
+
+    def _rejected(self, event: FlowRejected) -> None:
+        self._resuming.pop(event.flow_id).reject(event)
 
     _HANDLERS: ClassVar[dict[type[Event], Callable[[Multiplex, Any], None]]] = {
         HelloReceived: _hello,
@@ -495,8 +354,7 @@ class Multiplex:
         ResultReceived: _result,
         PongReceived: _pong,
         GoAwayReceived: _go_away,
+        SessionOpened: _session,
+        FlowResumed: _resumed,
+        FlowRejected: _rejected,
     }
-
-
-def _extent(batch: Batch) -> tuple[int, int]:
-    return batch.packets, batch.size

@@ -17,6 +17,8 @@ from uuid import UUID
 
 from pyf.transport import Packet
 
+__all__ = ["dumps", "loads", "read"]
+
 EXACT_INT: Final = 2**63
 """Integers from here on are written as ``$int``: other readers of JSON would round them."""
 

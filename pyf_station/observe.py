@@ -28,6 +28,8 @@ from pyf.transport import (
     StationError,
 )
 
+__all__ = ["NAMES", "Event", "LiveFlow", "Observed", "Observer", "log_events", "shown"]
+
 INTERVAL: Final = 1.0
 """Seconds between two looks at the open flows, while some are open and somebody observes."""
 
@@ -104,6 +106,7 @@ class Event:
 
 
 Observer = Callable[[Event], object]
+"""Called with each event, in the reactor's thread. What it raises is logged, and harms nobody."""
 
 
 class LiveFlow:

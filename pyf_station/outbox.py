@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from pyf.transport import encode_packet
+from pyf.transport import speed
 from pyf.transport.limits import BATCH_BYTES
 
 MOST: Final = BATCH_BYTES
@@ -70,7 +70,7 @@ class Outbox:
 
         Raises TypeError or PacketError for what cannot travel, and what *check* and *refuse* do.
         """
-        data = encode_packet(packet)
+        data = speed.encode_packet(packet)
         # No lock: this is done for each message. Threads that share the outbox may make room count
         # too few of them, until it is counted anew.
         room = self._room - len(data) - EACH

@@ -13,6 +13,7 @@ from pyf.transport import (
     LocalProtocolError,
     OutcomeUnknown,
     Packet,
+    ResumeRejected,
     ServerError,
     StationError,
 )
@@ -91,6 +92,18 @@ def lost(reason: str, *, whole: bool, **facts: Any) -> ConnectionLost:
         return OutcomeUnknown(text, **facts)
     text = f"the connection was lost after {facts['sent']} packets: {reason}"
     return ConnectionLost(text, **facts)
+
+
+def cut_off(code: str, message: str, *, whole: bool, **facts: Any) -> ConnectionLost:
+    """Return the error of a flow that cannot go on over another connection; *whole* as above."""
+    text = f"the flow lost its connection, and cannot go on over another one: {message}"
+    rejected = ResumeRejected(text, code=code, **facts)
+    if not whole:
+        return rejected
+    text = f"all {facts['sent']} packets were sent, but their result never came: {message}"
+    unknown = OutcomeUnknown(text, **facts)
+    unknown.__cause__ = rejected
+    return unknown
 
 
 def _server_error(result: ResultReceived, sent: int) -> ServerError:

@@ -8,7 +8,16 @@ from typing import Any
 
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.handlers import HandlerRunner
-from pyf.station.intercept import AWAITED, PULLED, PUSHED, Interception, Interceptor, Pipe, entered
+from pyf.station.intercept import (
+    AWAITED,
+    PULLED,
+    PUSHED,
+    Interception,
+    Interceptor,
+    Pipe,
+    checked,
+    entered,
+)
 from pyf.station.session import Session
 from pyf.transport import Packet
 
@@ -18,7 +27,7 @@ class InterceptedRunner(HandlerRunner):
 
     def __init__(self, interceptors: Sequence[Interceptor], *args: Any) -> None:
         super().__init__(*args)
-        self._interceptors = interceptors
+        self._interceptors = checked(interceptors)
 
     def _handle(self, session: Session, flow: Any, client: Client) -> None:
         call = _interception(session, PULLED)

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+__all__ = ["bar"]
+
 Update = Callable[[int], object]
 
 

@@ -7,6 +7,7 @@ of a fast source is one step. It sends by itself, whatever the caller does meanw
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
@@ -16,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Stream
+from pyf.station.stream import Stream
 from pyf.transport import PacketError, encode_packet
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
 
@@ -39,6 +40,8 @@ IDLE_THREADS: Final = 8
 """Threads that wait for the next source."""
 
 Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
+Source = Callable[[int], Any]
+"""Makes a flow from the packet of the given number on, as often as it is asked."""
 Encode = Callable[[Any], bytes]
 _call: Any = call  # Its type has too many variables for pyright.
 
@@ -121,7 +124,7 @@ class Inline:
         """Do nothing."""
 
 
-class Pump:
+class Pump(ABC):
     """What all pumps do. In the loop's thread."""
 
     def __init__(self, loop: Loop, stream: Stream) -> None:
@@ -141,13 +144,13 @@ class Pump:
         """Whether the source failed, and all that came before has left."""
         return self.failure is not None and not self._stream.pending
 
+    @abstractmethod
     def more(self) -> None:
         """Ask the source for more, where there is credit. The caller has come by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close the source, if it has to be; ``closed`` says when that is done."""
-        raise NotImplementedError
 
     def deliver(self) -> None:
         """Send what may be sent; and the END behind it, once there is no more."""

@@ -11,14 +11,16 @@ import random
 import selectors
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from itertools import repeat
 from math import inf
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
+from pyf.station.backoff import pauses
+from pyf.station.counts import Carried, Progress
 from pyf.station.keeper import LAST_WORD
 from pyf.station.link import Link
+from pyf.station.outcome import cut_off
 from pyf.station.wire import Wire
 from pyf.transport import (
     ConnectFailed,
@@ -27,13 +29,9 @@ from pyf.transport import (
     DeadlineExceeded,
     FlowRefused,
     Limits,
-    OutcomeUnknown,
-    Packet,
-    ResumeRejected,
     Role,
     StationError,
 )
-from pyf.transport.codec import unroll
 from pyf.transport.events import (
     Event,
     FlowRejected,
@@ -46,30 +44,11 @@ from pyf.transport.events import (
 from pyf.transport.patience import Patience
 from pyf.transport.resume import FlowMachine, Ticket
 
-FIRST_PAUSE: Final = 1.0
-"""Seconds before the second attempt to connect, at the most; each is twice the one before."""
-
-LONGEST_PAUSE: Final = 16.0
-"""Seconds between two attempts, at the most."""
-
 ASSUMED_TTL: Final = 120.0
 """Seconds that a client tries for, where no server has said how long its session lasts."""
 
 Some = TypeVar("Some")
 Connect = Callable[[float | None], Wire]
-
-
-def pauses(draw: Callable[[], float] = random.random) -> Iterator[float]:
-    """Yield the seconds to wait before each attempt: none before the first, then a random part of
-    1, 2, 4, 8 and 16.
-
-    So clients that have lost one server do not come back all at once.
-    """
-    yield 0.0
-    longest = FIRST_PAUSE
-    while True:
-        yield draw() * longest
-        longest = min(2 * longest, LONGEST_PAUSE)
 
 
 class ResumingLink(Link):
@@ -279,14 +258,7 @@ class ResumingLink(Link):
 
     def _rejected(self, code: str, message: str) -> ConnectionLost:
         facts = {"sent": self.sent, "consumed": self.consumed}
-        text = f"the flow lost its connection, and cannot go on over another one: {message}"
-        rejected = ResumeRejected(text, code=code, **facts)
-        if not self._ended:
-            return rejected
-        text = f"all {self.sent} packets were sent, but their result never came: {message}"
-        unknown = OutcomeUnknown(text, **facts)
-        unknown.__cause__ = rejected
-        return unknown
+        return cut_off(code, message, whole=self._ended, **facts)
 
 
 def _wait_for(wire: Wire, until: float) -> None:
@@ -296,92 +268,61 @@ def _wait_for(wire: Wire, until: float) -> None:
         selector.select(max(0.0, until - time.monotonic()))
 
 
-class Progress:
-    """How far a call is, over all the links that it may need one after the other."""
+class Persistence:
+    """Whether a call of a flow with a name may begin again, and when.
 
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.length_hint: int | None = None
-        self.final: Packet | None = None
-        """What stands for the success, once it has come."""
-        self._came = 0
-        self._unread: list[dict[str, Any]] = []
-        self._reading: Iterator[object] = iter(())
-        self._departing: Iterator[Literal[True]] = iter(())
-        self._origin = 0
-        self._told = 0
+    Again where a server was lost, or goes: at once where there never was one it is final, and
+    after ASSUMED_TTL seconds where none has been found again.
+    """
 
-    def follow(self, link: Link) -> None:
-        """Note that *link* carries the flow now."""
-        if self.link is None:
-            self._origin = link.start
-        self.link = link
+    def __init__(
+        self,
+        progress: Progress,
+        timeout: float | None,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress = progress
+        self._draw = draw
+        self._clock = clock
+        self._deadline = None if timeout is None else clock() + timeout
+        self._tries, self._until = pauses(draw), inf
+        self._before: Carried | None = None
 
-    @property
-    def sent(self) -> int:
-        """Packets of the flow that have left; one that had to leave again counts once."""
-        link = self.link
-        return max(self._told, link.start + link.sent - self._origin) if link else 0
+    def begin(self) -> float | None:
+        """Note that the call begins; return the seconds that it has."""
+        self._before = self._progress.link
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
 
-    @property
-    def received(self) -> int:
-        """Packets that have come back, and were yielded."""
-        return self._came - len(self._unread) + (self.final is not None)
+    def again(self, error: StationError) -> float:
+        """Return the seconds to wait before the next try; raises *error* where there is none."""
+        link = self._progress.link
+        if link is None or _is_final(error):
+            raise error
+        if link is not self._before:
+            self._tries, self._until = pauses(self._draw), self._clock() + ASSUMED_TTL
+        if self._clock() >= self._until:
+            raise error
+        return next(self._tries)
 
-    def read(self, maps: list[dict[str, Any]]) -> Iterator[Packet]:
-        """Return an iterator of the packets in *maps*: of each that it gives, *maps* is rid."""
-        if maps is not self._unread:
-            self._came += len(maps)
-            self._unread = maps
-        self._reading, packets = unroll(maps)
-        return packets
 
-    def stop_reading(self) -> None:
-        """Have the last iterator of packets end. Callable from any thread."""
-        # Emptied in C: no packet is taken meanwhile.
-        list(self._reading)
-
-    def stop(self) -> None:
-        """Have all iterators end. Callable from any thread."""
-        self.stop_reading()
-        list(self._departing)
-
-    def departures(self) -> Iterator[Literal[True]]:
-        """Return True for each packet that has left since this was asked last."""
-        told, self._told = self._told, self.sent
-        self._departing = repeat(True, self._told - told)
-        return self._departing
+LOST: Final = (ConnectFailed, ConnectionLost, FlowRefused)
+"""What a call of a flow with a name may begin again after."""
 
 
 def persist(
-    steps: Callable[[float | None], Generator[Some, None, None]],
-    timeout: float | None,
-    progress: Progress,
-    draw: Callable[[], float] = random.random,
+    steps: Callable[[float | None], Generator[Some, None, None]], persistence: Persistence
 ) -> Generator[Some, None, None]:
-    """Yield what *steps* yields; call it again where a server was lost, or goes.
-
-    It is given the seconds that are left. Raises what it raises: at once where there never was a
-    server, after ASSUMED_TTL seconds where none has been found again.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    tries, until = pauses(draw), inf
+    """Yield what *steps* yields, given the seconds left; call it again where that may help."""
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        before = progress.link
         try:
-            with closing(steps(left)) as values:
+            with closing(steps(persistence.begin())) as values:
                 yield from values
-        except (ConnectFailed, ConnectionLost, FlowRefused) as error:
-            if progress.link is None or _is_final(error):
-                raise
-            if progress.link is not before:
-                tries, until = pauses(draw), time.monotonic() + ASSUMED_TTL
-            if time.monotonic() >= until:
-                raise
+        except LOST as error:
+            pause = persistence.again(error)
         else:
             return
-        time.sleep(next(tries))
+        time.sleep(pause)
 
 
 def _is_final(error: StationError) -> bool:

@@ -44,6 +44,9 @@ MAX_CLIENTS: Final = 10_000
 """Connections at once. Each costs a descriptor, of which the system may grant fewer, and a few
 KiB."""
 
+MAX_CLIENTS_PER_ADDRESS: Final = 8192
+"""Connections at once from one address: as many as a load test may want, and never all of them."""
+
 MAX_THREADS: Final = 64
 """Handlers at once, where each has a thread."""
 
@@ -68,9 +71,10 @@ class FlowServer(Factory):
     :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where
         handlers have threads, 16384 where they have not.
     :param max_clients: connections at once; one over it is told that the server is busy.
-    :param max_clients_per_address: connections at once from one address; no such limit if not
-        given, for behind a proxy all have the same.
-    :param expose_errors: whether clients get the text and the traceback of a handler's failure.
+    :param max_clients_per_address: connections at once from one address; None for no such limit,
+        behind a proxy, where all have the same.
+    :param expose_errors: whether clients, and the log, get the text of a handler's failure, and
+        clients its traceback. The log always has its class, id and stack.
     :param authenticate: called with each flow's header and the client's address, before its
         handler: it returns the ``client.identity``, or raises AuthenticationFailed. A function, in
         a thread of the server's own; or a coroutine function, on the reactor.
@@ -91,7 +95,7 @@ class FlowServer(Factory):
         *,
         max_handlers: int | None = None,
         max_clients: int = MAX_CLIENTS,
-        max_clients_per_address: int | None = None,
+        max_clients_per_address: int | None = MAX_CLIENTS_PER_ADDRESS,
         expose_errors: bool = False,
         authenticate: Authenticate | None = None,
         observers: Sequence[Observer] = (),

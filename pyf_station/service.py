@@ -20,6 +20,8 @@ from pyf.station.server import FlowServer
 from pyf.station.status import status_site
 from pyf.transport import Limits
 
+__all__ = ["HandlerNotFound", "StationService", "load_handler"]
+
 DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
 """Where a server listens that was not told: on this machine alone."""
 

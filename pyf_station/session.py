@@ -7,7 +7,6 @@ the reactor's thread, but for those whose docstring says otherwise.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import length_hint
@@ -18,9 +17,9 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
+from pyf.station.blame import described, failure
 from pyf.station.outbox import Outbox
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
@@ -40,9 +39,9 @@ from pyf.transport import (
 from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
+from pyf.transport.pieces import Pending
 
 _log: Final = Logger()
-_failure: Final[Any] = Failure  # which comes without types
 
 _GIVEN_UP: Final = (FlowCancelled, DeadlineExceeded, AuthenticationFailed)
 
@@ -89,7 +88,7 @@ class Carrier(Protocol):
         """Call what blocks in a thread; return what fires with its result."""
         ...
 
-    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
         ...
 
@@ -292,7 +291,7 @@ class Session:
             text = error
         else:
             self._answer_failure(facts)
-            text = "".join(format_exception(error))
+            text = described(error, exposed=self.carrier.expose_errors)
         _log.info(
             "a handler reported error {error_id} to its client: {text}",
             error_id=facts["error_id"],
@@ -315,7 +314,7 @@ class Session:
         facts = failure_facts(error, "handler_failed", expose=self.carrier.expose_errors)
         _log.failure(
             "a handler failed, as error {error_id}",
-            failure=_failure(error),
+            failure=failure(error, exposed=self.carrier.expose_errors),
             error_id=facts["error_id"],
         )
         with suppress(StationError):

@@ -76,6 +76,9 @@ class Place:
     flow: FlowMachine
     ticket: Ticket
     tokens: Tokens
+    identity: object
+    """Who the connection that it began on was known to be: the handler's client may be somebody
+    else, by a header that is not said again."""
     generation: int = 1
     started: bool = False
     """Whether the handler has been started."""
@@ -132,7 +135,8 @@ class Sessions:
         )
         machine.open_session(event.flow_id, ticket, event.resume)
         tokens = Tokens(self.boot_id + session_id, token)
-        place = Place(carrier, session, machine.flow(event.flow_id), ticket, tokens)
+        flow = machine.flow(event.flow_id)
+        place = Place(carrier, session, flow, ticket, tokens, carrier.identity)
         self._places[session_id] = place
         carrier.admit(event.flow_id, place)
 
@@ -167,7 +171,7 @@ class Sessions:
         verdict = place.tokens.check(event.token)
         if verdict is Verdict.RETIRED:
             return "superseded", "the client has come back since", False
-        if verdict is Verdict.WRONG or carrier.identity != place.session.identity:
+        if verdict is Verdict.WRONG or carrier.identity != place.identity:
             self.end(place, "somebody came back who could not show that the flow is theirs")
             return "unknown_session", "there is no such session any more", True
         if not place.flow.can_go_on(event.received_back, event.first_available):

@@ -13,6 +13,8 @@ from pyf.station.observe import Event
 from pyf.station.server import FlowServer
 from pyf.station.statuspage import page
 
+__all__ = ["status_site"]
+
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pyf.transport import FlowCancelled
 
+__all__ = ["PostgreSQLStore", "SQLiteStore", "Store"]
+
 Effects = Callable[[Any], object]
 """What a handler does with the store's database connection, within the transaction."""
 

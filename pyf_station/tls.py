@@ -11,14 +11,17 @@ import re
 import socket
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from pyf.station.wire import RECEIVE_BYTES, Wire, deadline_error
+from pyf.station.wire import CLOSED, RECEIVE_BYTES, Wire, deadline_error
 from pyf.transport import ConnectFailed, Limits
 
 Paths = tuple[str | os.PathLike[str], str | os.PathLike[str]]
 """Where a certificate is, with its chain if it has one, and its private key; both as PEM."""
+
+CUT: Final = "the TLS stream was cut"
 
 ClientTls = bool | str | os.PathLike[str] | ssl.SSLContext
 
@@ -111,6 +114,68 @@ def failure_text(error: BaseException | None) -> str:
     return f"TLS failed: {text}{hint}"
 
 
+class TlsPipe:
+    """TLS between a client and the server *host*, without I/O: bytes in, bytes out."""
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self.ending: str = ""
+        """Why nothing more will come."""
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake; return whether it is done. Raises ssl.SSLError.
+
+        In each case there may be something ``to_send()``: an error's alert, too.
+        """
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def receive(self, data: bytes) -> None:
+        """Take what came, b"" where nothing more will."""
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def read(self) -> bytes:
+        """Return what has come, decrypted; where it is the last, ``ending`` says why."""
+        found: list[bytes] = []
+        try:
+            while plain := self._tls.read(RECEIVE_BYTES):
+                found.append(plain)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLEOFError:
+            self.ending = CUT
+        except ssl.SSLZeroReturnError:
+            self.ending = CLOSED
+        except ssl.SSLError as error:
+            self.ending = reason_of(error)
+        else:
+            self.ending = CLOSED
+        return b"".join(found)
+
+    def write(self, data: bytes) -> None:
+        """Have *data* encrypted, for ``to_send()``. Raises ssl.SSLError."""
+        if data:
+            self._tls.write(data)
+
+    def close(self) -> None:
+        """Say goodbye, with the next ``to_send()``. Raises nothing; nothing is read any more."""
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()
+
+    def to_send(self) -> list[bytes]:
+        """Return what is to be sent now, and forget it."""
+        encrypted = self._outgoing.read()
+        return [encrypted] if encrypted else []
+
+
 class Channel:
     """The state of TLS on one connected socket, its handshake done.
 
@@ -127,11 +192,7 @@ class Channel:
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> None:
-        self.incoming: ssl.MemoryBIO = ssl.MemoryBIO()
-        self.outgoing: ssl.MemoryBIO = ssl.MemoryBIO()
-        self.tls: ssl.SSLObject = context.wrap_bio(
-            self.incoming, self.outgoing, server_hostname=host
-        )
+        self.pipe: TlsPipe = TlsPipe(context, host)
         until = time.monotonic() + limits.handshake_timeout
         port = sock.getpeername()[1]
         try:
@@ -141,8 +202,7 @@ class Channel:
             late = deadline is not None and time.monotonic() >= deadline
             if late and isinstance(error, TimeoutError):
                 raise deadline_error(timeout or 0.0) from None
-            text = f"cannot connect to {host}:{port}: {_reason(error)}"
-            raise ConnectFailed(text, host=host, port=port) from error
+            raise not_secured(host, port, error) from error
         except BaseException:
             sock.close()
             raise
@@ -151,25 +211,22 @@ class Channel:
         done = False
         while not done:
             try:
-                self.tls.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError:
-                self._send(sock, until)  # The server is told what was wrong.
-                raise
-            self._send(sock, until)
+                done = self.pipe.shake_hands()
+            finally:
+                self._send(sock, until)  # The server is told what was wrong, too.
             if not done:
                 sock.settimeout(max(0.001, until - time.monotonic()))
-                data = sock.recv(RECEIVE_BYTES)
-                if data:
-                    self.incoming.write(data)
-                else:
-                    self.incoming.write_eof()
+                self.pipe.receive(sock.recv(RECEIVE_BYTES))
 
     def _send(self, sock: socket.socket, until: float) -> None:
         sock.settimeout(max(0.001, until - time.monotonic()))
-        sock.sendall(self.outgoing.read())
+        sock.sendall(b"".join(self.pipe.to_send()))
+
+
+def not_secured(host: str, port: int, error: OSError) -> ConnectFailed:
+    """Return the error of a handshake that failed with *error*."""
+    text = f"cannot connect to {host}:{port}: {reason_of(error)}"
+    return ConnectFailed(text, host=host, port=port)
 
 
 _FAILURES: Final[dict[str | None, str]] = {
@@ -179,7 +236,7 @@ _FAILURES: Final[dict[str | None, str]] = {
 }
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
     """Return what failed in TLS at the client, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is refused: {error.verify_message}"
@@ -202,8 +259,7 @@ class TlsWire(Wire):
     def __init__(self, channel: Channel, sock: socket.socket) -> None:
         super().__init__(sock)
         self._heard = True
-        self._tls = channel.tls
-        self._incoming, self._outgoing = channel.incoming, channel.outgoing
+        self._pipe = channel.pipe
 
     def write(self, produce: Any) -> None:
         """Write what *produce* returns, encrypted; raises nothing."""
@@ -211,34 +267,20 @@ class TlsWire(Wire):
 
     def _encrypted(self, data: bytes) -> list[bytes]:
         try:
-            if data:
-                self._tls.write(data)
+            self._pipe.write(data)
         except ssl.SSLError as error:
-            self.failure = self.failure or _reason(error)
-        encrypted = self._outgoing.read()
-        return [encrypted] if encrypted else []
+            self.failure = self.failure or reason_of(error)
+        return self._pipe.to_send()
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has; where it also sets ``ending``, the last."""
         data = super().read()
         if data is None or (data and self.ending):
             return None
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-        found: list[bytes] = []
-        try:
-            while plain := self._tls.read(RECEIVE_BYTES):
-                found.append(plain)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.ending = "the server closed the connection"
-        except ssl.SSLEOFError:
-            self.ending = f"the TLS stream was cut: {self.ending}"
-        except ssl.SSLError as error:
-            self.ending = _reason(error)
-        else:
-            self.ending = "the server closed the connection"
-        return b"".join(found) or (b"" if self.ending else None)
+        pipe = self._pipe
+        pipe.receive(data)
+        found = pipe.read()
+        if pipe.ending:
+            cut = pipe.ending == CUT and self.ending
+            self.ending = f"{CUT}: {self.ending}" if cut else pipe.ending
+        return found or (b"" if self.ending else None)

@@ -15,6 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from pyf.station.intercept import Interception
 
+__all__ = ["Tracing"]
+
 
 class Tracing:
     """An interceptor, for either side: a span around each flow.

@@ -4,48 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from copy import copy
-from typing import Final
 
+from pyf.station.backoff import pauses
 from pyf.station.loop import Loop
-from pyf.station.multiplex import Multiplex, Stream
+from pyf.station.multiplex import Multiplex
 from pyf.station.pump import LAST_WORD, Workers
+from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
-from pyf.transport import ConnectFailed, Limits, LocalProtocolError
-
-BACKOFF_FIRST: Final = 0.05
-"""Seconds, at the most, before the first new attempt to reconnect."""
-
-BACKOFF_MOST: Final = 5.0
-"""Seconds that the wait between attempts grows to, at the most."""
+from pyf.transport import ConnectFailed, FlowRefused, Limits, LocalProtocolError
 
 Dial = Callable[["Trunk"], Awaitable[Multiplex]]
-
-
-class Backoff:
-    """How long to wait between attempts: exponential, with full jitter.
-
-    *rng* returns a float from 0 to 1: clients that lost the same server don't come back at once.
-    """
-
-    def __init__(self, rng: Callable[[], float]) -> None:
-        self.failures: int = 0
-        self._rng = rng
-
-    def failed(self) -> None:
-        """Note that an attempt failed."""
-        self.failures += 1
-
-    def reset(self) -> None:
-        """Note that an attempt succeeded."""
-        self.failures = 0
-
-    def delay(self) -> float:
-        """Return the seconds to wait before the next attempt; 0 behind one that succeeded."""
-        if not self.failures:
-            return 0.0
-        most = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(self.failures - 1, 32))
-        return self._rng() * most
 
 
 class Timeout:
@@ -77,8 +46,10 @@ class Trunk:
     """The connection that carries the flows of a client. For the loop's thread.
 
     *dial* makes a connection, and raises ConnectFailed. Where the server has been there before, new
-    flows wait while it is dialled again and again, ``Limits.connect_timeout`` at the most; the
-    first time of all, one attempt has to do. *rng* is as for :class:`Backoff`.
+    flows wait while it is dialled again and again, ``Limits.connect_timeout`` at the most. One
+    attempt has to do the first time of all, and behind a server that drains: a successor may be
+    there already, and who is told to go elsewhere is not to be kept. *rng* draws the
+    :func:`~pyf.station.backoff.pauses`.
     """
 
     def __init__(self, loop: Loop, limits: Limits, dial: Dial, rng: Callable[[], float]) -> None:
@@ -86,10 +57,13 @@ class Trunk:
         self.limits: Limits = limits
         self.streams: set[Stream] = set()
         """The flows that somebody waits for."""
+        self.reviving: dict[Stream, Callable[[], object]] = {}
+        """The flows that wait for a new connection, and what ends their wait."""
         self.workers: Workers = Workers()
         """Threads for sources that may block."""
         self._dial = dial
-        self._backoff = Backoff(rng)
+        self.rng: Callable[[], float] = rng
+        self._pauses = pauses(rng)
         self._connection: Multiplex | None = None
         self._connections: set[Multiplex] = set()
         self._connecting = False
@@ -100,7 +74,10 @@ class Trunk:
         self._closed = False
 
     async def connected(self, timeout: Timeout) -> Multiplex:
-        """Return the connection for a new flow: the one there is, or a new one."""
+        """Return the connection for a new flow: the one there is, or a new one.
+
+        A new one that has ended again is returned, too: it says why.
+        """
         while True:
             if self._closed:
                 raise LocalProtocolError("the client is closed", code="closed")
@@ -117,9 +94,13 @@ class Trunk:
             if self._connecting:
                 await waiting
             timeout.check()
-            if self._connect_failure is not None and not self._connecting:
+            if self._connecting:
+                continue
+            if self._connect_failure is not None:
                 # One for each that waited: a traceback belongs to one of them.
                 raise copy(self._connect_failure) from self._connect_failure.__cause__
+            if self._connection is not None:
+                return self._connection
 
     async def _establish(self) -> None:
         """Connect, for all that wait: again and again where that has been possible before."""
@@ -140,21 +121,28 @@ class Trunk:
     async def _attempts(self) -> Multiplex:
         loop = self.loop
         until = loop.clock() + self.limits.connect_timeout
+        drained = self._drained()
         while True:
-            if self._proven and (delay := self._backoff.delay()):
-                await _sleep(loop, min(delay, max(0.0, until - loop.clock())))
-            # It has failed until the server has introduced itself.
-            self._backoff.failed()
+            # Until the server has introduced itself, each attempt counts as failed.
+            if self._proven and drained is None and (pause := next(self._pauses)):
+                await sleep(loop, min(pause, max(0.0, until - loop.clock())))
             try:
                 return await self._dial(self)
-            except ConnectFailed:
+            except ConnectFailed as error:
+                if drained is not None:
+                    raise copy(drained) from error
                 if not self._proven or loop.clock() >= until:
                     raise
+
+    def _drained(self) -> FlowRefused | None:
+        """Return what the server said as it was about to go, if that was its last word."""
+        ending = None if self._connection is None else self._connection.ending
+        return ending if isinstance(ending, FlowRefused) and ending.code == "draining" else None
 
     def greeted(self) -> None:
         """Note that the server has introduced itself."""
         self._proven = True
-        self._backoff.reset()
+        self._pauses = pauses(self.rng)
 
     def left(self, connection: Multiplex, reason: str) -> None:
         """Note that a connection has ended."""
@@ -169,13 +157,17 @@ class Trunk:
         for stream in list(self.streams):
             stream.cancel()
             stream.fail(LocalProtocolError("the client was closed", code="closed"))
+        for cancel in list(self.reviving.values()):
+            cancel()
+        self.reviving.clear()  # One that had not begun yet does not note its end.
         for connection in list(self._connections):
             await connection.emptied(LAST_WORD)
             connection.close()
         self.workers.close()
 
 
-async def _sleep(loop: Loop, seconds: float) -> None:
+async def sleep(loop: Loop, seconds: float) -> None:
+    """Wait for some seconds."""
     waiting, wake = loop.waiter()
     alarm = Alarm(loop, loop.clock, seconds, wake)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import operator
+import os
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -11,10 +13,11 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Sequence,
 )
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -23,7 +26,7 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     clientFromString,
 )
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import Clock
@@ -32,11 +35,15 @@ from twisted.python.failure import Failure
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
+from pyf.station.intercept import Interceptor, Map
+from pyf.station.joint import Joint
 from pyf.station.loop import Loop
-from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex, Stream
-from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Worker
+from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
+from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source, Worker
+from pyf.station.stream import Stream
+from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
-from pyf.station.wire import Attempt
+from pyf.station.wire import CLOSED, Attempt
 from pyf.transport import Limits, Packet, encode_packet
 
 __all__ = ["Call", "Conversation", "Endpoint", "StationClient", "Steps"]
@@ -62,25 +69,38 @@ class StationClient(CoClient):
         ``"tcp:example.com:8000"``, to which *port* says nothing.
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
+    :param tls: True where the server is known by an authority that the system trusts, the path of
+        a private authority's certificate, or an ``ssl.SSLContext`` for everything else. The
+        server's name has to be *host*. For an endpoint, see ``"tls:…"``.
+    :param certificate: paths of the client's own certificate and its key, for a server that asks
+        for one.
+    :param interceptors: what each call runs inside, the first one outermost; see
+        :class:`~pyf.station.intercept.Interception`.
     :param limits: bounds of sizes and times.
     :param reactor: the reactor that it runs on; Twisted's default one if not given.
     :param rng: returns a float from 0 to 1, the part of the longest wait that passes before the
         next attempt to reconnect; ``random.random`` if not given.
 
-    Raises ValueError for a port that no host can have, or a string that is no endpoint.
+    Raises ValueError for a port that no host can have, or a string that is no endpoint, OSError for
+    a file that cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its name
         self,
         host: str | Endpoint,
         port: int = DEFAULT_PORT,
         waits_for_success: bool = False,
         *,
+        tls: ClientTls = False,
+        certificate: Paths | None = None,
+        interceptors: Sequence[Interceptor] = (),
         limits: Limits | None = None,
         reactor: Any = None,
         rng: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(str(host), port, waits_for_success, limits=limits, rng=rng)
+        options: dict[str, Any] = {"tls": tls, "certificate": certificate, "limits": limits}
+        options |= {"interceptors": interceptors, "rng": rng}
+        super().__init__(str(host), port, waits_for_success, **options)
         self._made: Trunk | None = None
         self._reactor = reactor
         self._endpoint: Any = None if isinstance(host, str) else host
@@ -88,55 +108,84 @@ class StationClient(CoClient):
         if isinstance(host, str) and ":" in host and not _ip_version(host):
             from_string: Any = clientFromString  # which comes without types
             self._endpoint = from_string(self._get_reactor(), host)
+        if self._endpoint is not None and self._tls is not None:
+            raise ValueError("tls= is for a host: an endpoint speaks TLS by itself, or doesn't")
 
     def call(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Call:
         """Return an async iterator that ships *flow* as it is iterated; before, nothing happens.
 
         *flow* is an iterable or an async iterable of packets, or an iterable of Deferreds of
         packets. An iterable that may block, such as a generator, is iterated in a thread of its
         own, until a step of it is a Deferred: those after it are made in the reactor's thread. What
-        the call yields, and raises, is what the blocking client's ``call`` does.
+        the call yields, and raises, is what the blocking client's ``call`` does; *resume* and
+        *flow_id* are as there. The function that makes a flow is called in the reactor's thread.
         """
-        return self._call(flow, header, timeout, waits=self.waits_for_success)
+        return self._call(
+            flow, header, timeout, waits=self.waits_for_success, resume=resume, flow_id=flow_id
+        )
 
     def send(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> Deferred[Any]:
         """Ship all of *flow*; the Deferred fires with what the handler succeeded with.
 
         Cancelling it cancels the flow.
         """
-        return Deferred.fromCoroutine(self._send(flow, header, timeout))
+        return Deferred.fromCoroutine(self._send(flow, header, timeout, resume, flow_id))
 
     def stream(
         self,
-        flow: Packets | Steps,
+        flow: Packets | Steps | Source,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        *,
+        resume: bool = False,
+        flow_id: str | None = None,
     ) -> AsyncGenerator[Packet, None]:
         """Return an async iterator of only what comes back from a ``call``, the success included.
 
         It waits for the handler, as ``send`` does.
         """
-        return answers(self._call(flow, header, timeout, waits=True))
+        return answers(self._call(flow, header, timeout, resume, flow_id, waits=True))
 
     def open(
-        self, header: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        resume: bool = False,
     ) -> Conversation:
         """Return a flow to be sent packet by packet, for use in ``async with``."""
-        return Conversation(self._trunk, self._notify, header, timeout)
+        return self._open(Conversation, header, timeout, resume=resume)
 
     def close(self) -> Deferred[None]:
         """Cancel the flows that are open, and close the connection."""
         return Deferred.fromCoroutine(self._close())
+
+    @staticmethod
+    def _lift(function: Map) -> Callable[[Any], Any]:
+        def lifted(step: Any) -> Any:
+            if not isinstance(step, Deferred):
+                return function(step)
+            return step.addCallback(
+                lambda packet: _DROPPED if (mapped := function(packet)) is None else mapped
+            )
+
+        return lifted
 
     @property
     def _trunk(self) -> Trunk:
@@ -166,10 +215,11 @@ class StationClient(CoClient):
             kind: Any = kinds.get(_ip_version(self.host), HostnameEndpoint)
             seconds = self.limits.connect_timeout
             endpoint = kind(reactor, self.host, self.port, timeout=seconds)
-        connecting = endpoint.connect(_Factory(trunk))
+        joint = self._joint(trunk)
+        connecting = endpoint.connect(_Factory(joint))
         connecting.addTimeout(self.limits.connect_timeout, reactor)
         try:
-            protocol = await connecting
+            await connecting
         except DNSLookupError as error:
             raise attempt.unknown(error) from error
         except CancelledError:
@@ -177,8 +227,7 @@ class StationClient(CoClient):
         except Exception as error:
             attempt.note(self.host, _plain(error))
             raise attempt.failure() from error
-        multiplex: Multiplex = protocol.multiplex
-        return multiplex
+        return await joint.ready(self.host, self.port)
 
 
 class Conversation(CoConversation):
@@ -250,6 +299,10 @@ class ReactorLoop:
         return Deferred.fromCoroutine(coroutine).cancel
 
 
+_DROPPED: Final = object()
+"""What stands for a packet that an interceptor has dropped."""
+
+
 class _Step(BaseException):
     """A step of a flow that is no packet yet."""
 
@@ -298,6 +351,9 @@ class _StepsPump(IteratorPump):
         self._step = None
         if self._released:
             return
+        if packet is _DROPPED:
+            self._loop.soon(self.more)
+            return
         try:
             data = encode_packet(packet)
         except Exception as error:  # noqa: BLE001 - for the caller, whatever it is
@@ -318,22 +374,21 @@ class _StepsPump(IteratorPump):
 class _Factory(Factory):
     noisy = False
 
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def buildProtocol(self, addr: Any) -> _Protocol:  # noqa: ARG002, N802 - Twisted's
         """Return what joins the transport to the flows."""
-        return _Protocol(self._trunk)
+        return _Protocol(self._joint)
 
 
 class _Protocol(TwistedProtocol):
     """Joins a transport of Twisted to the flows that it carries."""
 
-    multiplex: Multiplex
     transport: Any
 
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         """Introduce this side."""
@@ -341,17 +396,16 @@ class _Protocol(TwistedProtocol):
             self.transport.setTcpNoDelay(True)
         if hasattr(self.transport, "bufferSize"):
             self.transport.bufferSize = UNWRITTEN_BYTES
-        trunk = self._trunk
-        self.multiplex = Multiplex(trunk.loop, trunk.limits, self.transport, trunk.greeted)
-        self.multiplex.flush()
+        self._joint.made(self.transport)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came."""
-        self.multiplex.received(data)
+        self._joint.received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End what is open."""
-        self._trunk.left(self.multiplex, reason.getErrorMessage())
+        clean = isinstance(reason.value, ConnectionDone)
+        self._joint.lost(CLOSED if clean else _why(reason.value))
 
 
 def _ip_version(text: str) -> int:
@@ -364,6 +418,12 @@ def _ip_version(text: str) -> int:
 
 def _plain(error: Exception) -> Exception:
     """Return an error of Twisted's as the system's own."""
-    reason = getattr(error, "osError", None)
-    text = getattr(reason, "strerror", None) or str(error)
+    text = _why(error)
     return TimeoutError(text) if isinstance(error, TimeoutError) else OSError(text)
+
+
+def _why(error: BaseException | None) -> str:
+    if isinstance(error, ConnectionLost) and not error.args:
+        return os.strerror(errno.ECONNRESET)
+    reason = getattr(error, "osError", None)
+    return getattr(reason, "strerror", None) or str(error)

@@ -12,11 +12,15 @@ from typing import Any
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 
-RECEIVE_BYTES = 256 * 1024
-"""Bytes read at once: a system call costs as much as copying a few KiB."""
+RECEIVE_BYTES = 127 * 1024
+"""Bytes read at once: a system call costs as much as copying a few KiB. From 128 KiB on, malloc has
+the system map each block anew, which costs more than reading it."""
 
 MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""
+
+
+CLOSED = "the server closed the connection"
 
 
 class Attempt:
@@ -98,6 +102,11 @@ def _connected(family: int, protocol: int, address: Any, seconds: float) -> sock
         sock.close()
         raise
     return sock
+
+
+def unheard(reason: str) -> str:
+    """Return why a connection has ended on which the server had not said a word."""
+    return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
 
 
 def deadline_error(timeout: float) -> DeadlineExceeded:
@@ -191,14 +200,12 @@ class Wire:
             self.ending = self._explained(error.strerror or str(error))
             return b""
         if not data:
-            self.ending = self._explained("the server closed the connection")
+            self.ending = self._explained(CLOSED)
         self._heard = True
         return data
 
     def _explained(self, reason: str) -> str:
-        if self._heard:
-            return reason
-        return f"{reason}, and had not said a word: it may expect TLS, or another protocol"
+        return reason if self._heard else unheard(reason)
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""

@@ -18,6 +18,7 @@ from random import Random
 from threading import Timer
 from typing import Any, Literal, NamedTuple
 
+from soak_peers import slow_loris
 from soak_tools import MIB, Line, Process, Progress, lines, packet, serving
 
 from pyf.station import StationClient
@@ -383,5 +384,12 @@ CHECKS = {
     "model": Check("sequences against the model", sequences, 200_000, "no broken promise", 20),
     "resumes": Check(
         "cuts of flows that survive them", resumes, 100_000, "nothing lost, nothing twice", 50
+    ),
+    "loris": Check(
+        "peers that never finish their HELLO",
+        lambda progress: Finding(*slow_loris(progress)),
+        5000,
+        "all gone within 5 s of their deadline, p99 of an honest connect ≤ 100 ms",
+        20,
     ),
 }

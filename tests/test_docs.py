@@ -9,14 +9,19 @@ How the code of README.md and docs/ is run, one process for each page:
 - ``<!-- the servers log 2 errors -->`` says how many errors the page causes on purpose.
 """
 
+import ast
 import dataclasses
 import doctest
+import importlib
+import inspect
 import io
+import pkgutil
 import re
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,9 +29,6 @@ from typing import Any, NamedTuple
 import pytest
 
 import pyf.station
-import pyf.station.aio
-import pyf.station.testing
-import pyf.station.tx
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
 from pyf.station.base import LISTENER_EVENTS
@@ -198,26 +200,156 @@ def reference() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in pages)
 
 
-PACKAGES = [pyf.station, pyf.station.aio, pyf.station.tx, pyf.station.testing, pyf.transport]
+PRIVATE = {
+    "FlowServer": {
+        *("reactor", "clock", "start", "threads", "call_in_thread"),
+        *("came", "left", "has_room_for", "refuses_resume"),
+    },
+    "Observed": {"clock", "connected", "disconnected", "opened", "refused", "returned"},
+    "LiveFlow": {"look"},
+    "Station": {"abandon"},
+    "Bench": {"client", "cut_client", "most"},
+}
+"""What has no underscore and is for nobody but us: methods that other modules call."""
+
+DIRECTIVE = re.compile(r"^\.\. auto(\w+):: (pyf[\w.]+).*\n((?:   :.*\n)*)", re.MULTILINE)
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda each: each.__name__)
-def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
+def public_modules() -> Iterator[ModuleType]:
     """
-    What a package exports is documented, under the name of one of the packages that export it.
+    The modules that say what they export: those are for users, all others for us.
     """
-    documented = {
-        match[1] for match in re.finditer(r"^\.\. auto\w+:: (pyf[\w.]+)", reference(), re.MULTILINE)
+    for package in (pyf.transport, pyf.station):
+        yield package
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                module = importlib.import_module(found.name)
+                if hasattr(module, "__all__"):
+                    yield module
+
+
+MODULES = list(public_modules())
+
+
+def find(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def documented() -> Iterator[tuple[Any, set[str] | None]]:
+    """
+    Everything that the reference describes, and which members of it; None stands for all.
+    """
+    for kind, path, options in DIRECTIVE.findall(reference()):
+        members = re.search(r":members:(.*)", options)
+        names = set(members[1].replace(",", " ").split()) if members else set()
+        every = None if members and not names else names
+        if kind == "module":
+            module = importlib.import_module(path)
+            listed = vars(module) if every is None else names
+            yield from ((getattr(module, name), None) for name in listed)
+        else:
+            yield find(path), every
+
+
+def described_values() -> Iterator[str]:
+    """
+    Names of what is assigned at the top of a module, and has a docstring behind it.
+    """
+    for package in (pyf.transport, pyf.station):
+        for path in Path(package.__path__[0]).rglob("*.py"):
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            for node, behind in pairwise(body):
+                match node, behind:
+                    case (
+                        ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)),
+                        ast.Expr(ast.Constant(str())),
+                    ):
+                        yield name
+                    case _:
+                        pass
+
+
+DESCRIBED = set(described_values())
+
+
+def is_described(name: str, value: Any) -> bool:
+    """
+    A class or a function has a docstring of its own, any other value one behind it.
+    """
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return bool(vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__)
+    return name in DESCRIBED
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda each: each.__name__)
+def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
+    """
+    What a module exports is in the reference, with a docstring: it, or the same by another name.
+    """
+    known = [value for value, _ in documented()]
+    missing = [
+        name
+        for name in module.__all__
+        if not any(getattr(module, name) is value for value in known)
+        or not is_described(name, getattr(module, name))
+    ]
+    assert missing == []
+
+
+def classes() -> dict[type, set[str] | None]:
+    return {value: members for value, members in documented() if inspect.isclass(value)}
+
+
+@pytest.mark.parametrize("kind", classes(), ids=lambda each: each.__qualname__)
+def test_every_public_method_is_in_the_reference(kind: type) -> None:
+    """
+    So are the methods and properties of an exported class, there or with the class it extends; but
+    for those that Twisted calls, in its spelling.
+    """
+    known = classes()
+    ours = [each for each in kind.__mro__ if each.__module__.startswith("pyf.")]
+    if any(known.get(each, set()) is None for each in ours):
+        return
+    listed = set().union(*(known.get(each) or set() for each in ours))
+    found = {
+        name
+        for each in ours
+        for name, value in vars(each).items()
+        if not name.startswith("_") and name.islower()
+        if inspect.isroutine(value) or isinstance(value, property)
     }
-    exported = {
-        name: {
-            f"{each.__name__}.{name}"
-            for each in PACKAGES
-            if name in each.__all__ and getattr(each, name) is getattr(package, name)
-        }
-        for name in package.__all__
-    }
-    assert [name for name, names in exported.items() if not names & documented] == []
+    assert found - listed - PRIVATE.get(kind.__name__, set()) == set()
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """
+    What the Python on a page, or of an example, takes from our modules.
+    """
+    code = [each.text for each in blocks(path) if each.language == "python"]
+    if path.suffix == ".py":
+        code = [path.read_text(encoding="utf-8")]
+    for node in ast.walk(ast.parse("\n".join(code))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pyf."):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*PAGES, *EXAMPLES], ids=title)
+def test_what_the_pages_import_is_public(path: Path) -> None:
+    """
+    No page and no example shows a name that is not exported, or a module that exports nothing.
+    """
+    public = {module.__name__: module for module in MODULES}
+    private = [
+        (module, name)
+        for module, name in imported(path)
+        if name not in getattr(public.get(module), "__all__", ())
+        and f"{module}.{name}" not in public
+    ]
+    assert private == []
 
 
 def all_errors(root: type[StationError] = StationError) -> Iterator[type[StationError]]:

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from importlib import resources
 from pathlib import Path
 
@@ -65,3 +67,23 @@ def test_twist_finds_the_installed_service(tmp_path):
         check=False,
     )
     assert "--handler MODULE:NAME" in done.stdout, done.stderr
+
+
+def names(requirements):
+    return {re.split(r"[>\[]", each)[0].lower() for each in requirements}
+
+
+def test_the_readme_says_why_each_dependency_and_each_extra_is_there():
+    """
+    One row for each, in both tables, and no others.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    needed = re.findall(r"^\| (\w+) \| \w.+ \|$", text, re.MULTILINE)
+    extras = dict(re.findall(r"^\| `(\w+)` \| ([\w, -]+) \| \w?.+ \|$", text, re.MULTILINE))
+    assert {each.lower() for each in needed} - {"needs", "extra"} == names(project["dependencies"])
+    brought = {extra: names(each) for extra, each in project["optional-dependencies"].items()}
+    # Twisted's extra stands for what it brings, and so does psycopg's.
+    other = {"tls": {"pyopenssl", "service-identity"}, "postgresql": {"psycopg"}}
+    expected = brought | other
+    assert {extra: set(each.lower().split(", ")) for extra, each in extras.items()} == expected

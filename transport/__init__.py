@@ -10,7 +10,6 @@ if __name__ != "pyf.transport":
         "a second copy of every class. Run script/setup, then: import pyf.transport"
     )
 
-from pyf.transport.codec import encode_packet
 from pyf.transport.connection import Connection
 from pyf.transport.errors import (
     AuthenticationFailed,
@@ -35,6 +34,7 @@ from pyf.transport.errors import (
 from pyf.transport.limits import Limits
 from pyf.transport.packet import Packet
 from pyf.transport.record import decode_packet_flow, encode_packet_flow
+from pyf.transport.speed import encode_packet
 from pyf.transport.states import Role
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import GROWTH, MAX_NESTING, MAX_NUMBER, Limits
+from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, Limits
 
 # Bytes of CPython's objects, with the pointer in the list or dict that holds them.
 _SHARED = 8
@@ -25,6 +25,13 @@ _DEAREST = _CONTAINER + _CONTAINER + _FIRST_ENTRIES
 
 _BIG_INTEGER, _DECIMAL = 1, 2
 
+QUICK_BYTES = 64 * KIB
+"""Bytes of values that are decoded in 30 ms, whatever they are."""
+QUICK_VALUES = 8192
+"""How many are decoded in 10 ms, however long they are, and counted in 5."""
+QUICK_NUMBER = KIB
+"""Bytes of a number that takes no longer to make than many others."""
+
 
 class Bounds(NamedTuple):
     """What the values of one frame may cost."""
@@ -37,6 +44,8 @@ class Bounds(NamedTuple):
     """Encoded bytes that cannot pass either."""
     option: str
     """The limit that *memory* follows."""
+    number: int = MAX_NUMBER
+    """Encoded bytes of an integer beyond 64 bits, or a Decimal."""
 
 
 def bounds(limits: Limits, option: str) -> Bounds:
@@ -98,16 +107,27 @@ def _forms() -> list[_Form]:
 _FORMS = _forms()
 
 
-def check(data: bytes | memoryview, bounds: Bounds) -> None:
+def check(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Raise RemoteProtocolError, with the facts, if the values in *data* cost more than *bounds*.
 
-    What is malformed otherwise is left to the decoder.
+    Return whether *data* is known to be one value and nothing else. What is malformed otherwise is
+    left to the decoder.
     """
-    if len(data) > bounds.harmless:
-        take_census(data, bounds)
+    return len(data) > bounds.harmless and take_census(data, bounds)
 
 
-def take_census(data: bytes | memoryview, bounds: Bounds) -> None:
+def is_heavy(data: bytes | memoryview, bounds: Bounds) -> bool:
+    """Return whether decoding *data* could keep an event loop busy for more than a moment."""
+    if len(data) <= QUICK_BYTES:
+        return False
+    try:
+        take_census(data, bounds._replace(objects=QUICK_VALUES, number=QUICK_NUMBER))
+    except RemoteProtocolError:
+        return True
+    return False
+
+
+def take_census(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Do as ``check`` does, however short *data* is."""
     at = weight = count = 0
     end = len(data)
@@ -122,7 +142,7 @@ def take_census(data: bytes | memoryview, bounds: Bounds) -> None:
         if at + size + inside > end:
             raise _announced(at + size + inside - end, end - at)
         if tagged:
-            _check_number(data, at + 1 + width, size - 2 - width)
+            _check_number(data, at + 1 + width, size - 2 - width, bounds.number)
         at += size
         count += 1
         weight += cost
@@ -138,13 +158,14 @@ def take_census(data: bytes | memoryview, bounds: Bounds) -> None:
                 raise _too_deep(len(outer))
         while not left and outer:
             left = outer.pop()
+    return not left and at == end
 
 
-def _check_number(data: bytes | memoryview, tag_at: int, size: int) -> None:
-    if size > MAX_NUMBER and data[tag_at] in (_BIG_INTEGER, _DECIMAL):
-        text = f"a number of {size} bytes, where {MAX_NUMBER} are allowed (MAX_NUMBER)"
+def _check_number(data: bytes | memoryview, tag_at: int, size: int, most: int) -> None:
+    if size > most and data[tag_at] in (_BIG_INTEGER, _DECIMAL):
+        text = f"a number of {size} bytes, where {most} are allowed (MAX_NUMBER)"
         raise RemoteProtocolError(
-            text, code="malformed_value", limit=MAX_NUMBER, actual=size, option="MAX_NUMBER"
+            text, code="malformed_value", limit=most, actual=size, option="MAX_NUMBER"
         )
 
 

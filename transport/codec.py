@@ -13,9 +13,10 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from itertools import repeat
+from operator import call
 from secrets import token_bytes
 from struct import Struct
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import ormsgpack
@@ -25,6 +26,9 @@ from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError, UnsupportedValue
 from pyf.transport.limits import MAX_NUMBER, Limits
 from pyf.transport.packet import Packet
+
+_call: Any = call  # Its type has too many variables for pyright.
+_T = TypeVar("_T")
 
 MAX_DEPTH = 255
 """Dicts and lists inside each other in one map, itself included: where ormsgpack stops."""
@@ -168,6 +172,18 @@ def encode_packet(packet: dict[str, Any]) -> bytes:
     return ormsgpack.packb(plain, _replace, _OPTIONS)
 
 
+def encode_each(
+    gate: list[Callable[[dict[str, Any]], _T]], source: Iterator[dict[str, Any]]
+) -> Iterator[_T]:
+    """Return an iterator of the packets of *source*, each encoded by the next function in *gate*.
+
+    The gate is asked before the source: once another thread has emptied it, no packet is lost.
+    """
+    # All of it runs in C. A packet is encoded as it comes: its source may change it and yield it
+    # again.
+    return map(_call, gate, source)
+
+
 def _raise_if_interrupted(attempt: Callable[[], object]) -> None:
     """Raise KeyboardInterrupt if *attempt*, which has failed once, succeeds.
 
@@ -248,15 +264,18 @@ def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
 
     Raises RemoteProtocolError for anything else.
     """
-    census.check(data, bounds)
-    sealed = b"".join((_PAIR, data, _SEAL))
+    # Where the census has found that nothing follows the value, it needs no seal, nor a copy.
+    alone = census.check(data, bounds)
+    sealed = data if alone else b"".join((_PAIR, data, _SEAL))
     try:
-        value, seal = ormsgpack.unpackb(sealed, ext_hook=_restore)
+        value = ormsgpack.unpackb(sealed, ext_hook=_restore)
     except ValueError as error:
         reason = str(error)
     else:
-        if seal == _TOKEN:
+        if alone:
             return value
+        if value[1] == _TOKEN:
+            return value[0]
         text = "something follows a value that is to stand alone"
         raise RemoteProtocolError(text, code="malformed_value")
     _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))
@@ -320,11 +339,14 @@ def decode_maps(
 
 
 def unroll(maps: list[dict[str, Any]]) -> tuple[Iterator[Any], Iterator[Packet]]:
-    """Return an iterator that makes a Packet of each of *maps*, and one whose length hint says how
-    many are left.
+    """Return an iterator that says in its length hint how many of *maps* are left, and one that
+    makes a Packet of each, unless they are Packets already.
 
     Each dict is freed as its Packet is made: no more than one of them is there twice.
     """
+    if maps and type(maps[0]) is Packet:
+        made = iter(cast("list[Packet]", maps))
+        return made, made
     maps.reverse()
     left = repeat(maps, len(maps))
     return left, map(Packet, map(list.pop, left))

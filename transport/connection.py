@@ -8,7 +8,6 @@ After a RemoteProtocolError, write ``data_to_send()`` once more (it tells the pe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -39,6 +38,7 @@ from pyf.transport.limits import (
     Limits,
 )
 from pyf.transport.machine import DEAF
+from pyf.transport.pieces import Pending
 from pyf.transport.resume import packet_too_large
 from pyf.transport.states import (
     SENDERS,
@@ -107,7 +107,7 @@ class Connection(Continuation):
         self._send(flow, FrameType.OPEN, payload)
         return flow.id
 
-    def send_packets(self, flow_id: int, pending: deque[bytes]) -> int:
+    def send_packets(self, flow_id: int, pending: Pending) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets that was.
 
         Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet that the

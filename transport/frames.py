@@ -6,15 +6,16 @@ frame's first nine bytes have come.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from pyf.transport import codec
+from pyf.transport import census, codec, speed
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, LARGE, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -26,6 +27,8 @@ OPTIONAL = 0x80
 
 class FrameType(IntEnum):
     """The frames, by the byte that names them."""
+
+    __hash__ = int.__hash__  # Enum's own is not in C, and each frame is looked up several times.
 
     HELLO = 0x01
     OPEN = 0x02
@@ -57,12 +60,15 @@ class Frame(NamedTuple):
     type: int
     flow: int
     payload: bytes
+    """Of a batch, it may be a memoryview: a large one is not copied out of what was read."""
 
 
 HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
+PINNED = 4
+"""How many times its own size the payload of a frame may keep in memory."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
@@ -74,6 +80,7 @@ GOAWAY = Struct(">I")
 
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
+_BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -108,10 +115,12 @@ def encode_frame(type: FrameType, flow: int, *payload: bytes) -> list[bytes]:
     return [HEADER.pack(sum(map(len, payload)), type, flow), *payload]
 
 
-def encode_batch(type: FrameType, flow: int, first: int, count: int, packets: bytes) -> list[bytes]:
+def encode_batch(
+    type: FrameType, flow: int, first: int, count: int, *packets: bytes
+) -> list[bytes]:
     """Return the frame of a batch of *count* encoded packets, the first having number *first*."""
-    head = HEADER.pack(BATCH.size + len(packets), type, flow) + BATCH.pack(first, ARRAY32, count)
-    return [head, packets]
+    size = BATCH.size + sum(map(len, packets))
+    return [HEADER.pack(size, type, flow) + BATCH.pack(first, ARRAY32, count), *packets]
 
 
 class Batch(NamedTuple):
@@ -131,6 +140,11 @@ class Batch(NamedTuple):
         """Bytes of the encoded packets."""
         return len(self.payload) - BATCH.size
 
+    @property
+    def heavy(self) -> bool:
+        """Whether decoding it could keep an event loop busy for more than a moment."""
+        return census.is_heavy(memoryview(self.payload)[8:], self.bounds)
+
     def decode(self) -> Iterable[Packet]:
         """Return an iterator of the packets.
 
@@ -139,11 +153,11 @@ class Batch(NamedTuple):
         return codec.unroll(self.decode_maps())[1]
 
     def decode_maps(self) -> list[dict[str, Any]]:
-        """Return the packets as plain dicts, for a reader that makes a Packet of each as it goes.
+        """Return the packets, for a reader that makes Packets of those that are plain dicts.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
+        return speed.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
 
     def without(self, count: int) -> Batch:
         """Return the batch without its first *count* packets, of which it has more.
@@ -153,7 +167,8 @@ class Batch(NamedTuple):
         start = codec.skip(self.payload, BATCH.size, count)
         first, packets = self.first + count, self.packets - count
         head = BATCH.pack(first, ARRAY32, packets)
-        return self._replace(first=first, packets=packets, payload=head + self.payload[start:])
+        rest = memoryview(self.payload)[start:]
+        return self._replace(first=first, packets=packets, payload=b"".join((head, rest)))
 
 
 def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
@@ -166,6 +181,16 @@ def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     return Batch(first, count, payload, bounds)
 
 
+def _part(chunk: bytes | bytearray, start: int, end: int, kind: FrameType | None) -> bytes:
+    """Return a part of *chunk*: as a copy, but where that would be large."""
+    size = end - start
+    if isinstance(chunk, bytearray):
+        return bytes(memoryview(chunk)[start:end])
+    if kind in _BATCHES and size >= LARGE and PINNED * size >= len(chunk):
+        return cast("bytes", memoryview(chunk)[start:end])
+    return chunk[start:end]
+
+
 class FrameParser:
     """Takes bytes in pieces of any size, gives frames.
 
@@ -173,7 +198,11 @@ class FrameParser:
     """
 
     def __init__(self, max_packet: int, max_header: int) -> None:
-        self._buffer = bytearray()
+        # What has come and is not parsed, from a place in the first chunk on.
+        self._chunks: deque[bytes | bytearray] = deque()
+        self._at = 0
+        self._size = 0
+        self._needed = HEADER.size
         self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
@@ -189,29 +218,82 @@ class FrameParser:
     @property
     def pending(self) -> int:
         """Bytes of a frame that is not whole yet."""
-        return len(self._buffer)
+        return self._size
 
     def receive_data(self, data: bytes) -> None:
         """Store *data*."""
-        self._buffer += data
+        chunks = self._chunks
+        self._size += len(data)
+        if len(data) >= LARGE or (data and not chunks):
+            chunks.append(data)
+        elif data:
+            # A byte that comes alone must not cost an object of its own.
+            self._growing().extend(data)
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame, or None; raises RemoteProtocolError if none can ever be."""
-        buffer = self._buffer
-        if len(buffer) < HEADER.size:
-            if self.allowed and buffer[:1] > b"\0":
+        if self._size < self._needed:
+            if self.allowed and self._peek(1) > b"\0":
                 raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
-        length, number, flow = HEADER.unpack_from(buffer)
+        chunk, at = self._chunks[0], self._at
+        head = chunk if len(chunk) - at >= HEADER.size else self._peek(HEADER.size)
+        length, number, flow = HEADER.unpack_from(head, at if head is chunk else 0)
         kind = _KNOWN.get(number)
         self._check(kind, number, length)
         end = HEADER.size + length
-        if len(buffer) < end:
+        if self._size < end:
+            self._needed = end
             return None
-        payload = bytes(memoryview(buffer)[HEADER.size : end])
-        del buffer[:end]
+        self._needed = HEADER.size
         self.frames += 1
+        if end <= len(chunk) - at:
+            self._advance(end)
+            payload = _part(chunk, at + HEADER.size, at + end, kind)
+        else:
+            self._cut(HEADER.size)
+            payload = b"".join(self._cut(length))
         return Frame(number if kind is None else kind, flow, payload)
+
+    def _growing(self) -> bytearray:
+        """Return the last chunk as one that can grow."""
+        chunks = self._chunks
+        tail = chunks[-1]
+        if len(chunks) == 1 and self._at:
+            tail = chunks[0] = bytearray(memoryview(tail)[self._at :])
+            self._at = 0
+        elif not isinstance(tail, bytearray):
+            tail = chunks[-1] = bytearray(tail)
+        return tail
+
+    def _peek(self, size: int) -> bytes:
+        """Return the next *size* bytes, or as many as there are."""
+        found = b""
+        at = self._at
+        for chunk in self._chunks:
+            found += chunk[at : at + size - len(found)]
+            at = 0
+            if len(found) == size:
+                break
+        return found
+
+    def _advance(self, size: int) -> None:
+        """Go on behind the next *size* bytes, all of which are in the first chunk."""
+        self._size -= size
+        self._at += size
+        if self._at == len(self._chunks[0]):
+            self._chunks.popleft()
+            self._at = 0
+
+    def _cut(self, size: int) -> list[memoryview]:
+        """Return the next *size* bytes as they lie in several chunks, and go on behind them."""
+        pieces: list[memoryview] = []
+        while size:
+            piece = memoryview(self._chunks[0])[self._at :][:size]
+            self._advance(len(piece))
+            size -= len(piece)
+            pieces.append(piece)
+        return pieces
 
     def _check(self, kind: FrameType | None, number: int, length: int) -> None:
         if self.allowed and kind not in self.allowed:
@@ -231,7 +313,7 @@ class FrameParser:
             )
 
     def _stranger(self) -> RemoteProtocolError:
-        start = bytes(self._buffer[:12])
+        start = self._peek(12)
         what = f"does not speak this protocol: its first bytes are {start!r}"
         if start[:2] in _TLS:
             what = "speaks TLS, and this side does not: give tls=... to both or to neither"

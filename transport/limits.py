@@ -41,8 +41,15 @@ MAX_NAME = 200
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
+TURN_BYTES = 512 * KIB
+"""Packet bytes that a fast source is asked for at once: half of the window that there is by
+default, so that a sender goes on while its credit is on the way."""
+
 BATCH_PACKETS = 512
 """Packets at which a sender closes a frame: beyond this, larger batches gain nothing."""
+
+LARGE = 16 * KIB
+"""Bytes from which on copying a value costs more than handling it apart."""
 
 GROWTH = 12
 """Bytes of objects that a frame may become for each byte that its limit allows. With the copies of

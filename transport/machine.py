@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
 
 from pyf.transport import census, frames
 from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits
+from pyf.transport.pieces import Encoded, Pending, flatten
 from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -123,7 +125,7 @@ class Machine:
         except KeyError:
             raise LocalProtocolError(f"flow {flow_id} is not open", code="unknown_flow") from None
 
-    def _send_batches(self, flow: FlowMachine, pending: deque[bytes], most: int) -> int:
+    def _send_batches(self, flow: FlowMachine, pending: Pending, most: int) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         total = 0
         while pending:
@@ -131,17 +133,18 @@ class Machine:
             if not batch:
                 self._check_size(flow.send, pending, most)
                 break
-            packets = b"".join(batch) if len(batch) > 1 else batch[0]
+            buffers, size = _in_a_row(batch)
             flow.state = advance_flow(flow.state, self._batch_frame)
             first = flow.send.sent_packets
-            self._out += frames.encode_batch(self._batch_frame, flow.id, first, len(batch), packets)
-            flow.send.spend(len(batch), len(packets))
+            frame = frames.encode_batch(self._batch_frame, flow.id, first, len(batch), *buffers)
+            self._out += frame
+            flow.send.spend(len(batch), size)
             if flow.kept is not None:
-                flow.kept.add(batch, len(packets))
+                flow.kept.add(batch, size)
             total += len(batch)
         return total
 
-    def _check_size(self, window: SendWindow, pending: deque[bytes], most: int) -> None:
+    def _check_size(self, window: SendWindow, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
         size = len(pending[0])
         if size > most and self._peer_known and window.open_packets > 0:
@@ -171,3 +174,12 @@ class Machine:
             text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
             return "too_many_flows", text
         return None
+
+
+def _in_a_row(batch: list[Encoded]) -> tuple[list[bytes], int]:
+    """Return the buffers of the packets in *batch*, small ones joined, and their size."""
+    if len(batch) > 1:
+        with suppress(TypeError):  # Some are in pieces.
+            joined = b"".join(cast("list[bytes]", batch))
+            return [joined], len(joined)
+    return flatten(batch), sum(map(len, batch))

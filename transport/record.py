@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from pyf.transport.codec import encode_packet
 from pyf.transport.connection import Connection
 from pyf.transport.errors import BadFlowEnding, ClientError, RemoteProtocolError
 from pyf.transport.events import (
@@ -23,6 +22,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW, Limits
 from pyf.transport.packet import Packet
+from pyf.transport.speed import encode_packet
 from pyf.transport.states import Role
 
 # A file takes everything at once: nobody waits for credit.

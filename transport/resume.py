@@ -8,6 +8,7 @@ there is no credit either. Nothing is ever evicted.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
 from pyf.transport.frames import Batch, FrameType
+from pyf.transport.pieces import Encoded
 from pyf.transport.states import FlowState
 from pyf.transport.window import ReceiveWindow, SendWindow
 
@@ -56,9 +58,9 @@ class Kept:
         """What this side has said to end the flow, in order."""
         self.heard: set[FrameType] = set()
         """What the peer has said to end it."""
-        self._batches: deque[tuple[list[bytes], int]] = deque()
+        self._batches: deque[tuple[Sequence[Encoded], int]] = deque()
 
-    def add(self, batch: list[bytes], size: int) -> None:
+    def add(self, batch: Sequence[Encoded], size: int) -> None:
         """Keep packets that were sent, *size* bytes in all."""
         self._batches.append((batch, size))
         self.size += size
@@ -79,7 +81,7 @@ class Kept:
                 self.first = count
             self.size -= size
 
-    def take_back(self) -> deque[bytes]:
+    def take_back(self) -> deque[Encoded]:
         """Return all packets that are kept, to be sent again, and forget them."""
         packets = deque(packet for batch, _ in self._batches for packet in batch)
         self._batches.clear()
@@ -211,7 +213,7 @@ class FlowMachine:
             and first_available <= self.receive.received_packets
         )
 
-    def rewind(self, received: int) -> deque[bytes]:
+    def rewind(self, received: int) -> deque[Encoded]:
         """Go back to packet number *received*; return those from there on, to be sent again."""
         assert self.kept is not None
         self.kept.acknowledge(received)

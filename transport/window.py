@@ -12,11 +12,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
+from pyf.transport.pieces import Encoded, Pending
 
 
 class SendWindow:
@@ -56,19 +56,18 @@ class SendWindow:
             size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
         )
 
-    def take(self, pending: deque[bytes], largest: int) -> list[bytes]:
+    def take(self, pending: Pending, largest: int) -> list[Encoded]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
         One of more than *largest* bytes stays. None may be sent: an empty list.
         """
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
-        batch = [pending.popleft() for _ in range(count)]
         room = min(self.open_bytes, BATCH_BYTES)
-        if batch and sum(map(len, batch)) > room:
-            size = len(batch[0])
+        if count > 0 and 2 * (size := len(pending[0])) > room:
+            return [pending.popleft()] if size <= largest and self.fits(1, size) else []
+        batch = [pending.popleft() for _ in range(count)]
+        if sum(map(len, batch)) > room:
             fitting = bisect_right(list(accumulate(map(len, batch))), room)
-            if not fitting and size <= largest and self.fits(1, size):
-                fitting = 1
             pending.extendleft(reversed(batch[fitting:]))
             del batch[fitting:]
         return batch

@@ -103,6 +103,7 @@ class Bench:
 
 
 Promise = Callable[[Bench], None]
+"""Checks one promise of a client on a bench; raises AssertionError where it is broken."""
 
 
 class Tally:

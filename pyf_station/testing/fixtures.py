@@ -9,6 +9,8 @@ import pytest
 
 from pyf.station.testing.chaos import ChaosProxy
 
+__all__ = ["chaos"]
+
 
 @pytest.fixture
 def chaos() -> Iterator[Callable[[int], ChaosProxy]]:

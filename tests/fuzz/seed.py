@@ -19,7 +19,8 @@ def load(name: str) -> list[dict[str, str]]:
 def corpus() -> dict[str, list[bytes]]:
     """What each target begins with."""
     values = [bytes.fromhex(each["hex"]) for each in load("values")]
-    found = {"decoder": values, "server": [], "client": [], "record": []}
+    batches = [b"\xdd\0\0\0\x01\x81\xa1k" + value for value in values]
+    found = {"decoder": values, "batch": batches, "server": [], "client": [], "record": []}
     for case in [*load("breaches"), *load("catalogue")]:
         found[case["to"]].append(b"\xff" + bytes.fromhex(case["hex"]))
     for talk in json.loads((VECTORS / "conversations.json").read_text(encoding="ascii")):

@@ -31,8 +31,10 @@ from pyf.transport import (  # noqa: E402 - behind its instrumentation
     RemoteProtocolError,
     Role,
     UnsupportedValue,
+    codec,
     decode_packet_flow,
     encode_packet,
+    speed,
 )
 from pyf.transport.codec import decode  # noqa: E402
 from pyf.transport.events import PacketsReceived  # noqa: E402
@@ -46,6 +48,20 @@ def decoder(data: bytes) -> None:
     with suppress(RemoteProtocolError, UnsupportedValue):
         value = decode(data)
         encode_packet({"value": value})
+
+
+def batch(data: bytes) -> None:
+    """Bytes give the same packets, or the same error, whichever codec takes them."""
+    found = []
+    for each in (codec, speed):
+        try:
+            # As text: a nan is not equal to itself.
+            found.append(repr([*map(dict, each.decode_maps(data, 1))]))
+        except RemoteProtocolError as error:
+            found.append(str(error))
+        except RecursionError:
+            return  # It is nested too deep to be written down.
+    assert found[0] == found[1]
 
 
 def _machine(role: Role, data: bytes) -> None:
@@ -86,7 +102,7 @@ def record(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (decoder, server, client, record)
+    each.__name__: each for each in (decoder, batch, server, client, record)
 }
 
 

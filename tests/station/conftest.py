@@ -1,13 +1,17 @@
 """A real reactor in a thread, with servers that listen on it; and servers wholly in memory."""
 
+import datetime as dt
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import trustme
 from twisted.internet import threads
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import ConnectionDone
@@ -15,13 +19,15 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from pyf.station import FlowServer
+from pyf.station import FlowServer, StationClient, aio, tx
 from pyf.station.session import Session
+from pyf.station.testing import AwaitedClient, asyncio_thread
 from pyf.transport import Connection, Limits, Packet, Role, StationError, encode_packet
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
 from pyf.transport.states import FlowState
 
+HOST = "127.0.0.1"
 WAIT = 10.0
 """Seconds that anything may take before a test fails."""
 
@@ -90,6 +96,95 @@ def serve(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[...
     in_reactor(lambda: DeferredList([maybeDeferred(port.stopListening) for port in ports]))
     in_reactor(lambda: DeferredList([server.stop() for server in servers]))
     assert not any(server.handlers for server in servers), "a handler has not returned"
+
+
+@pytest.fixture(params=["blocking", "asyncio", "Twisted"])
+def connect(request: Any, reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Any]:
+    """
+    Make a client of each kind, in the guise of a blocking one; arguments are StationClient's.
+    """
+    if request.param == "blocking":
+        yield StationClient
+        return
+
+    def on_reactor(coroutine: Any) -> Any:
+        return threads.blockingCallFromThread(reactor, Deferred.fromCoroutine, coroutine)
+
+    run: Any
+    kind: Any
+    made: list[AwaitedClient] = []
+    with ExitStack() as stack:
+        if request.param == "asyncio":
+            run, kind = stack.enter_context(asyncio_thread()), aio.StationClient
+        else:
+            run, kind = on_reactor, partial(tx.StationClient, reactor=reactor)
+
+        def connect(*args: Any, **options: Any) -> AwaitedClient:
+            made.append(AwaitedClient(kind(*args, **options), run))
+            return made[-1]
+
+        yield connect
+        for client in made:
+            client.close()
+
+
+class Files(NamedTuple):
+    ca: str
+    server: tuple[str, str]
+    client: tuple[str, str]
+    expired: tuple[str, str]
+    other_host: tuple[str, str]
+    other_ca: str
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """
+    An authority, what it has issued, and another authority.
+    """
+    folder = tmp_path_factory.mktemp("tls")
+    ca = trustme.CA()
+
+    def issue(name: str, *hosts: str, **options: Any) -> tuple[str, str]:
+        issued = ca.issue_cert(*hosts, **options)
+        paths = folder / f"{name}.pem", folder / f"{name}.key"
+        paths[0].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        paths[1].write_bytes(issued.private_key_pem.bytes())
+        return str(paths[0]), str(paths[1])
+
+    def authority(name: str, each: trustme.CA) -> str:
+        each.cert_pem.write_to_path(folder / name)
+        return str(folder / name)
+
+    return Files(
+        authority("ca.pem", ca),
+        issue("server", HOST),
+        issue("client", "someone@example.org", common_name="someone"),
+        issue("expired", HOST, not_after=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
+        issue("other", "other.example"),
+        authority("other-ca.pem", trustme.CA()),
+    )
+
+
+@pytest.fixture
+def listen(reactor: Any, in_reactor: Callable[..., Any]) -> Iterator[Callable[..., int]]:
+    """
+    Have a server listen on a free port, by ``FlowServer.listen``; arguments are its own.
+    """
+    started: list[tuple[Any, FlowServer]] = []
+
+    def listen(handler: Any, where: Any = 0, limits: Limits | None = None, **options: Any) -> int:
+        made = isinstance(handler, FlowServer)
+        server = handler if made else FlowServer(handler, limits=limits)
+        if where == 0:
+            options.setdefault("interface", HOST)
+        port = in_reactor(server.listen, reactor, where, **options)
+        started.append((port, server))
+        return int(port.getHost().port)
+
+    yield listen
+    in_reactor(lambda: DeferredList([maybeDeferred(port.stopListening) for port, _ in started]))
+    in_reactor(lambda: DeferredList([server.stop() for _, server in started]))
 
 
 class HandReactor(MemoryReactorClock):

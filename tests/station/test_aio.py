@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -735,6 +736,28 @@ def test_closing_the_client_ends_its_calls(serve):
         assert await endings.next() == FlowCancelled.__name__
         with pytest.raises(LocalProtocolError, match="closed"):
             await client.send([])
+
+    run(use())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_is_cancelled_from_outside(serve, begun):
+    """
+    Whoever iterates it gets FlowCancelled, and so does the handler; also before it has begun.
+    """
+    endings = Endings()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(endings), True) as client:
+            call = client.call({"n": 1} for _ in repeat(None))
+            if begun:
+                assert await anext(call) is True
+            call.cancel()
+            with pytest.raises(FlowCancelled):
+                [value async for value in call]
+            call.cancel()
+            if begun:
+                assert await endings.next() == "FlowCancelled"
 
     run(use())
 

@@ -537,3 +537,59 @@ def test_a_coroutine_says_success_or_error_once(session, carrier):
     assert isinstance(error, LocalProtocolError)
     carrier.turn()
     assert [facts["status"] for _, _, facts in carrier.results] == ["success"]
+
+
+HEAVY = {"numbers": list(range(100_000))}
+
+
+@pytest.fixture
+def in_thread(carrier, monkeypatch):
+    """
+    What a session has done in a thread: the function, and the Deferred that the test fires.
+    """
+    jobs = []
+
+    def call_in_thread(function):
+        jobs.append((function, Deferred()))
+        return jobs[-1][1]
+
+    monkeypatch.setattr(carrier, "call_in_thread", call_in_thread, raising=False)
+    return jobs
+
+
+def test_a_coroutines_packets_of_many_values_are_decoded_in_a_thread(open_async, batch, in_thread):
+    """The reactor goes on meanwhile, and the coroutine gets them where it waits."""
+    state, flow = open_async()
+    state.receive(batch(HEAVY, {"n": 1}))
+    results, _ = collected(flow.next())
+    assert results == []
+    ((decode, done),) = in_thread
+    done.callback(decode())
+    assert results == [HEAVY]
+    assert collected(flow.next())[0] == [{"n": 1}]
+    assert len(in_thread) == 1
+
+
+def test_what_a_thread_cannot_decode_breaks_the_connection_off(
+    open_async, carrier, batch, in_thread
+):
+    state, flow = open_async()
+    state.receive(batch({}, payload=b"\x91" * 100_000))
+    results, _ = collected(flow.next())
+    ((decode, done),) = in_thread
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode()
+    done.errback(caught.value)
+    carrier.turn()
+    assert results == [caught.value]
+    assert carrier.broken == [caught.value]
+
+
+def test_who_gave_up_while_a_thread_decodes_is_heard(open_async, batch, in_thread):
+    state, flow = open_async()
+    state.receive(batch(HEAVY))
+    results, _ = collected(flow.next())
+    state.fail(FlowCancelled("given up"))
+    ((decode, done),) = in_thread
+    done.callback(decode())
+    assert isinstance(results[0], FlowCancelled)

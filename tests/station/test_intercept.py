@@ -93,6 +93,14 @@ def client(serve):
     return make
 
 
+@pytest.fixture
+def any_client(connect, serve):
+    def make(handler, interceptors):
+        return connect("127.0.0.1", serve(handler), True, interceptors=interceptors)
+
+    return make
+
+
 def messages(client, flow, **options):
     return list(client.stream(flow, **options))[:-1]
 
@@ -275,12 +283,12 @@ def test_an_interceptor_that_refuses_keeps_the_handler_from_running(client, logg
 # At the client
 
 
-def test_a_client_interceptor_sees_header_counts_and_outcome(client):
+def test_a_client_interceptor_sees_header_counts_and_outcome(any_client):
     """
     Nothing happens before the call is iterated, and the value is there in the end.
     """
     spy = Spy()
-    call = client(in_thread, [spy]).call([{"n": 1}], header={"h": 1})
+    call = any_client(in_thread, [spy]).call([{"n": 1}], header={"h": 1})
     assert spy.calls == []
     assert [*call][-1] == {"type": "success", "message": "done"}
     assert (spy.call.side, spy.call.header, spy.call.peer[0]) == ("client", {"h": 1}, "127.0.0.1")
@@ -289,20 +297,20 @@ def test_a_client_interceptor_sees_header_counts_and_outcome(client):
 
 
 @pytest.mark.parametrize("header", [None, {"n": 0}])
-def test_a_client_interceptor_may_change_the_header(client, header):
+def test_a_client_interceptor_may_change_the_header(any_client, header):
     """
     Also one that is the flow's first packet; the caller's own dict stays as it is.
     """
     spy = Spy(lambda call: call.map_header(add("me")))
     first, second = messages(
-        client(in_thread, [spy]), [{"n": 0}, {"n": 1}][bool(header) :], header=header
+        any_client(in_thread, [spy]), [{"n": 0}, {"n": 1}][bool(header) :], header=header
     )
     assert first == {"n": 0, "seen": ["me"]}
     assert second == {"n": 1}
     assert header in (None, {"n": 0})
 
 
-def test_packets_and_messages_can_be_changed_and_dropped_at_the_client(client):
+def test_packets_and_messages_can_be_changed_and_dropped_at_the_client(any_client):
     """
     As at the server; the success is no message, and can't be lost.
     """
@@ -316,7 +324,7 @@ def test_packets_and_messages_can_be_changed_and_dropped_at_the_client(client):
 
         return both
 
-    call = client(in_thread, [Spy(change("a")), Spy(change("b"))])
+    call = any_client(in_thread, [Spy(change("a")), Spy(change("b"))])
     *values, last = call.call({"n": n} for n in range(4))
     assert last == {"type": "success", "message": "done"}
     assert values.count(True) == 3
@@ -338,7 +346,34 @@ def test_both_iterators_can_be_wrapped_at_the_client(client):
     assert (message, last.message) == ({"n": 7}, "done")
 
 
-def test_a_wrapped_generator_is_closed(client):
+@pytest.mark.parametrize("connect", ["asyncio", "Twisted"], indirect=True)
+def test_both_iterators_can_be_wrapped_at_an_async_client(any_client):
+    """
+    What the call yields is an async iterator there, and the flow where it is one.
+    """
+
+    async def numbers():
+        yield {"n": 1}
+
+    async def sevens(packets):
+        async for _ in packets:
+            yield {"n": 7}
+
+    async def without_true(values):
+        async for value in values:
+            if value is not True:
+                yield value
+
+    def change(call):
+        call.map_packets(add("out"))
+        call.wrap_packets(sevens)
+        call.wrap_messages(without_true)
+
+    message, last = any_client(in_thread, [Spy(change)]).call(numbers())
+    assert (message, last.message) == ({"n": 7}, "done")
+
+
+def test_a_wrapped_generator_is_closed(any_client):
     """
     When the call is given up, the user's own generator is, at once.
     """
@@ -352,28 +387,29 @@ def test_a_wrapped_generator_is_closed(client):
             closed.append(1)
 
     spy = Spy(lambda call: call.map_packets(dict))
-    call = client(in_thread, [spy]).call(flow())
+    call = any_client(in_thread, [spy]).call(flow())
     next(call)
     call.close()
     assert closed == [1]
     assert isinstance(spy.errors[0], GeneratorExit)
 
 
-def test_a_client_interceptor_sees_what_the_caller_gets():
+def test_a_client_interceptor_sees_what_the_caller_gets(connect):
     """
     Here that there is no server.
     """
     spy = Spy()
     with pytest.raises(ConnectFailed) as caught:
-        StationClient("127.0.0.1", 1, True, interceptors=[spy]).send([{"n": 1}])
+        connect("127.0.0.1", 1, True, interceptors=[spy]).send([{"n": 1}])
     assert spy.errors == [caught.value]
     spy = Spy()
-    with pytest.raises(ConnectFailed) as caught:
-        StationClient("127.0.0.1", 1, True, interceptors=[spy]).open({"n": 1})
+    client = connect("127.0.0.1", 1, True, interceptors=[spy])
+    with pytest.raises(ConnectFailed) as caught, client.open({"n": 1}):
+        pass
     assert spy.errors == [caught.value]
 
 
-def test_a_conversation_is_intercepted(client):
+def test_a_conversation_is_intercepted(any_client):
     """
     Header, packets, messages and outcome; there are no iterators to wrap.
     """
@@ -386,7 +422,7 @@ def test_a_conversation_is_intercepted(client):
         call.map_messages(add("in"))
 
     spy = Spy(change)
-    with client(in_thread, [spy]).open({"n": 0}) as flow:
+    with any_client(in_thread, [spy]).open({"n": 0}) as flow:
         for number in range(1, 4):
             flow.send({"n": number})
         assert flow.receive() == {"n": 0, "seen": ["header", "in"]}
@@ -399,12 +435,12 @@ def test_a_conversation_is_intercepted(client):
         spy.call.wrap_packets(iter)
 
 
-def test_the_end_of_a_conversation_is_seen(client):
+def test_the_end_of_a_conversation_is_seen(any_client):
     """
     Given up, left with an exception, or failed at the server: each as its error, once.
     """
     spy = Spy()
-    call = client(lambda flow, client: client.error("no"), [spy])
+    call = any_client(lambda flow, client: client.error("no"), [spy])
     with call.open({"n": 0}) as flow:
         flow.cancel()
     assert [type(error) for error in spy.errors] == [FlowCancelled]
@@ -429,14 +465,54 @@ def test_without_interceptors_nothing_stands_between(peer):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_flow_that_survives_is_intercepted(serve, tmp_path, named):
+def test_a_flow_that_survives_is_intercepted(connect, serve, tmp_path, named):
     """
     Also one with a name, whose packets come from a function.
     """
     port = serve(in_thread, resume=ResumePolicy(store=SQLiteStore(tmp_path / "store")))
     spy = Spy(lambda call: call.map_packets(add("out")))
-    client = StationClient("127.0.0.1", port, True, interceptors=[spy])
+    client = connect("127.0.0.1", port, True, interceptors=[spy])
     flow, name = ((lambda start: [{"n": 1}][start:]), "it") if named else ([{"n": 1}], None)
     first, last = client.stream(flow, resume=True, flow_id=name)
     assert (first, last.message) == ({"n": 1, "seen": ["out"]}, "done")
     assert spy.call.status == "success"
+
+
+@contextmanager
+def around(call):
+    yield
+
+
+@pytest.mark.parametrize("wrong", [None, "name", around(None)])
+def test_what_is_no_interceptor_is_refused_at_once(wrong):
+    """
+    When a client or a server is made: also what an interceptor returns, in place of itself.
+    """
+    for make in (
+        lambda given: FlowServer(in_thread, interceptors=given),
+        lambda given: StationClient("127.0.0.1", 1, interceptors=given),
+    ):
+        with pytest.raises(TypeError, match="an interceptor is called"):
+            make([wrong])
+
+
+def test_wrapping_what_goes_one_by_one_fails_before_the_flow_begins(client, logged_errors):
+    """
+    At the server no handler is started; a conversation is not opened.
+    """
+    reached = []
+
+    def handler(flow, client):
+        reached.append(flow)
+
+    wrap = Spy(lambda call: call.wrap_messages(iter))
+    with pytest.raises(ServerError) as caught:
+        client(handler, server=[wrap]).send([{"n": 1}])
+    assert caught.value.error_class == "TypeError"
+    logged_errors.claim(TypeError)
+    with (
+        pytest.raises(TypeError, match="use map_messages"),
+        client(handler, interceptors=[wrap]).open({"n": 1}),
+    ):
+        pass
+    assert not reached

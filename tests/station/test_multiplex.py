@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from pyf.station.multiplex import Multiplex, Stream
+from pyf.station.multiplex import Multiplex
+from pyf.station.stream import Stream
 from pyf.station.tx import ReactorLoop
 from pyf.transport import (
     Connection,
@@ -287,7 +288,7 @@ def test_a_lost_connection_fails_what_is_open(line, ended):
     assert type(stream.error) is (OutcomeUnknown if ended else ConnectionLost)
     assert stream.error.sent == 1
     assert "the cable was cut" in str(stream.error)
-    with pytest.raises(FlowRefused):
+    with pytest.raises(ConnectionLost, match="the cable was cut"):
         one.multiplex.open(None, None, waits=True)
     assert waiting(one.multiplex.emptied(1.0)) == [None]
 

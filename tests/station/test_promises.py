@@ -1,68 +1,57 @@
-"""The asyncio and the Twisted client keep the promises that the blocking one keeps."""
+"""All clients keep the promises that the blocking one keeps over plain TCP, inside TLS as well."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 
-from pyf.station import aio, tx
-from pyf.station.testing import (
-    KINDS,
-    PROMISES,
-    AwaitedClient,
-    Bench,
-    HandlerFailed,
-    asyncio_thread,
-    check_promise,
-)
-from pyf.transport import Limits
+from pyf.station.testing import KINDS, PROMISES, Bench, HandlerFailed, check_promise
 
 BROKEN = ["a_failing_handler_fails_the_call"]
+WATCHED = [
+    "a_cut_answer_is_no_success",
+    "a_cut_flow_is_no_success",
+]
+"""What is checked by looking at frames on their way."""
 
-# A server that drains is dialled for so long before the call fails.
-LIMITS = Limits(connect_timeout=0.5)
 
-
-@pytest.fixture(params=["asyncio", "Twisted"])
-def connect(request, serve, reactor, in_reactor) -> Any:
-    clients = {"asyncio": connect_aio, "Twisted": connect_tx}
+def bench(connect: Any, listen: Any, kind: Any, **options: Any) -> Bench:
+    """
+    Return what promises are checked with: *options* are those of the client.
+    """
+    tls = options.pop("server", None)
 
     @contextmanager
-    def connect(handler: Any, through: Callable[[int], int]) -> Generator[AwaitedClient]:
-        port = through(serve(handler))
-        with clients[request.param](port, reactor, in_reactor) as client:
-            yield client
+    def joined(handler: Any, through: Callable[[int], int]) -> Generator[Any]:
+        port = through(listen(handler, tls=tls))
+        yield connect("127.0.0.1", port, True, **options)
 
-    return connect
-
-
-@contextmanager
-def connect_aio(port: int, reactor: Any, in_reactor: Any) -> Generator[AwaitedClient]:
-    with asyncio_thread() as run:
-        client = aio.StationClient("127.0.0.1", port, True, limits=LIMITS)
-        yield AwaitedClient(client, run)
-        run(client.close())
+    return Bench(joined, kind)
 
 
-@contextmanager
-def connect_tx(port: int, reactor: Any, in_reactor: Any) -> Generator[AwaitedClient]:
-    def run(coroutine: Any) -> Any:
-        return in_reactor(Deferred.fromCoroutine, coroutine)
-
-    client = tx.StationClient("127.0.0.1", port, True, limits=LIMITS, reactor=reactor)
-    yield AwaitedClient(client, run)
-    in_reactor(client.close)
-
-
+@pytest.mark.parametrize("connect", ["asyncio", "Twisted"], indirect=True)
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda each: each.__name__)
-def test_the_async_clients_keep_every_promise(connect, promise, logged_errors):
+def test_the_async_clients_keep_every_promise(connect, listen, promise, logged_errors):
     """
     Each promise holds for either client, with a handler in a thread and one on the reactor.
     """
     for kind in ("generator", "coroutine"):
         assert kind in KINDS
-        check_promise(promise, Bench(connect, kind))
+        check_promise(promise, bench(connect, listen, kind))
         if promise.__name__ in BROKEN:
             logged_errors.claim(HandlerFailed)
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [each for each in PROMISES if each.__name__ not in WATCHED],
+    ids=lambda each: each.__name__,
+)
+def test_the_clients_keep_their_promises_inside_tls(connect, listen, files, promise, logged_errors):
+    """
+    Each promise that can be checked from outside of TLS.
+    """
+    check_promise(promise, bench(connect, listen, "function", tls=files.ca, server=files.server))
+    if promise.__name__ in BROKEN:
+        logged_errors.claim(HandlerFailed)

@@ -15,10 +15,9 @@ from pyf.station import (
     FlowServer,
     ResumePolicy,
     SQLiteStore,
-    StationClient,
-    resuming,
+    backoff,
 )
-from pyf.station.resuming import pauses
+from pyf.station.stream import Stream
 from pyf.station.testing import ChaosProxy
 from pyf.transport import (
     ConnectFailed,
@@ -72,17 +71,17 @@ def log() -> Log:
 
 
 @pytest.fixture
-def proxied(serve, monkeypatch) -> Iterator[Callable[..., tuple[StationClient, ChaosProxy]]]:
+def proxied(serve, connect, monkeypatch) -> Iterator[Callable[..., tuple[Any, ChaosProxy]]]:
     """
     Serve a handler behind a proxy; return a client that goes through it, and the proxy.
     """
-    monkeypatch.setattr(resuming, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.01)
     proxies: list[ChaosProxy] = []
 
     def make(handler: Any, limits: Limits | None = None, **policy: Any) -> Any:
         port = serve(handler, resume=ResumePolicy(**policy))
         proxies.append(ChaosProxy(port).__enter__())
-        return StationClient("127.0.0.1", proxies[-1].port, limits=limits), proxies[-1]
+        return connect("127.0.0.1", proxies[-1].port, limits=limits), proxies[-1]
 
     yield make
     for proxy in proxies:
@@ -107,7 +106,9 @@ def cutting(proxy: ChaosProxy, every: int, cuts: int) -> Iterator[Packet]:
         if how.random() < 0.5:
             forwarded = (proxy.to_server.forwarded, proxy.to_client.forwarded)
             way = (proxy.to_server, proxy.to_client)[how.randrange(2)]
-            way.wait_for_bytes(forwarded[way is proxy.to_client] + how.randrange(1, 80))
+            # All may have come already: then a PING brings the next bytes.
+            count = forwarded[way is proxy.to_client] + how.randrange(1, 80)
+            way.wait_for_bytes(count, timeout=6 * WAIT)
         proxy.cut(how.choice(["fin", "rst"]))
 
 
@@ -288,7 +289,7 @@ def test_whether_a_whole_flow_was_handled_is_not_known_then(proxied, log, serve)
 
     def client_ended() -> bool:
         link = call._progress.link
-        return link is not None and link._ended
+        return link is not None and (link.ended if isinstance(link, Stream) else link._ended)
 
     with pytest.raises(OutcomeUnknown) as caught:
         list(call)
@@ -313,11 +314,11 @@ def test_a_server_that_stays_away_is_given_up(proxied, log):
     assert caught.value.code == "expired"
 
 
-def test_a_server_that_lets_nothing_survive_says_so(serve, log):
+def test_a_server_that_lets_nothing_survive_says_so(connect, serve, log):
     """
     The flow is refused before the source is asked.
     """
-    client = StationClient("127.0.0.1", serve(log))
+    client = connect("127.0.0.1", serve(log))
     with pytest.raises(FlowRefused) as caught:
         client.send(numbered(1), resume=True)
     assert caught.value.code == "not_resumable"
@@ -389,11 +390,11 @@ def test_errors_of_both_sides_come_as_ever(proxied, logged_errors):
         client.send([Packet(n=0, fill=bytes(17 << 20))], resume=True)
 
 
-def test_no_server_at_all_is_told_at_once(serve):
+def test_no_server_at_all_is_told_at_once(connect, serve):
     """
     Only who had a connection waits for another one.
     """
-    client = StationClient("127.0.0.1", 1)
+    client = connect("127.0.0.1", 1)
     with pytest.raises(ConnectFailed):
         client.send(numbered(1), resume=True)
     with pytest.raises(ConnectFailed):
@@ -441,7 +442,9 @@ def test_a_flow_with_a_name_survives_its_server(proxied, serve, tmp_path):
     assert len(starts) > 1
 
 
-def test_a_draining_server_passes_its_flow_on(proxied, serve, tmp_path, in_reactor, reactor):
+def test_a_draining_server_passes_its_flow_on(
+    connect, proxied, serve, tmp_path, in_reactor, reactor
+):
     """
     The client does not wait until the grace is over: it goes to the successor at once.
     """
@@ -458,7 +461,7 @@ def test_a_draining_server_passes_its_flow_on(proxied, serve, tmp_path, in_react
     moved = threading.Event()
 
     with ChaosProxy(port.getHost().port) as proxy:
-        client = StationClient("127.0.0.1", proxy.port)
+        client = connect("127.0.0.1", proxy.port)
 
         def flow(start: int) -> Iterator[Packet]:
             for packet in from_start(start):
@@ -475,24 +478,12 @@ def test_a_draining_server_passes_its_flow_on(proxied, serve, tmp_path, in_react
     in_reactor(first.stop)
 
 
-def test_a_flow_with_a_name_is_a_function(serve):
+def test_a_flow_with_a_name_is_a_function(connect, serve):
     """
     An iterator cannot begin again.
     """
-    client = StationClient("127.0.0.1", 1)
+    client = connect("127.0.0.1", 1)
     with pytest.raises(TypeError, match="a flow is a function"):
         client.call(iter([]), flow_id="orders")
     with pytest.raises(TypeError, match="a flow is an iterable"):
         client.call(from_start, resume=True)
-
-
-# The backoff
-
-
-def test_pauses_grow_from_one_second_to_sixteen():
-    """
-    None before the first attempt; then a random part of a limit that doubles.
-    """
-    assert list(islice(pauses(lambda: 1.0), 8)) == [0, 1, 2, 4, 8, 16, 16, 16]
-    assert list(islice(pauses(lambda: 0.25), 4)) == [0, 0.25, 0.5, 1]
-    assert all(0 <= pause <= 16 for pause in islice(pauses(), 100))

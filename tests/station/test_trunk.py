@@ -6,9 +6,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from pyf.station.trunk import BACKOFF_FIRST, BACKOFF_MOST, Backoff, Timeout, Trunk
+from pyf.station.trunk import Timeout, Trunk
 from pyf.station.tx import ReactorLoop
-from pyf.transport import ConnectFailed, DeadlineExceeded, Limits, LocalProtocolError
+from pyf.transport import ConnectFailed, DeadlineExceeded, FlowRefused, Limits, LocalProtocolError
 
 
 class FakeConnection:
@@ -18,6 +18,7 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.usable = True
+        self.ending: Any = None
         self.closed = ""
 
     def lost(self, reason: str) -> None:
@@ -71,22 +72,6 @@ def error(results: list[Any]) -> Any:
     return failure.type
 
 
-def test_backoff_grows_with_full_jitter():
-    """
-    The wait is a random part of what doubles with each failure, up to a most; success resets it.
-    """
-    backoff = Backoff(lambda: 0.5)
-    assert backoff.delay() == 0
-    waits = []
-    for _ in range(12):
-        backoff.failed()
-        waits.append(2 * backoff.delay())
-    assert waits[:4] == [BACKOFF_FIRST * 2**n for n in range(4)]
-    assert waits[-1] == BACKOFF_MOST
-    backoff.reset()
-    assert backoff.delay() == 0
-
-
 def test_calls_share_one_attempt(dialler):
     """
     Calls that come while it is dialled wait for the same connection, and later ones find it.
@@ -123,15 +108,15 @@ def test_new_calls_reconnect_with_backoff(dialler, hand_reactor):
     assert connection.closed == "lost"
     one.down = True
     call = one.call()
-    for wait in (0.05, 0.1, 0.2):
+    for wait in (1, 2):
         hand_reactor.advance(wait - 0.001)
         hand_reactor.advance(0.001)
         hand_reactor.advance(0)
-    assert one.times == [0, 0, 0.05, 0.15, 0.35]
+    assert one.times == [0, 0, 1, 3]
     one.down = False
     for _ in range(100):
-        hand_reactor.advance(0.005)
-    assert len(one.times) == 6
+        hand_reactor.advance(0.05)
+    assert len(one.times) == 5
     assert isinstance(call[0], FakeConnection)
 
 
@@ -152,6 +137,24 @@ def test_reconnecting_ends_in_time(dialler, hand_reactor):
     for _ in range(30):
         hand_reactor.advance(0.1)
     assert error(call) is ConnectFailed
+
+
+def test_a_server_that_drains_is_dialled_once(dialler):
+    """
+    Where nobody is there in its place, each new call is refused at once; a successor takes them.
+    """
+    one = dialler()
+    (connection,) = one.call()
+    one.trunk.greeted()
+    connection.usable, connection.ending = False, FlowRefused("it drains", code="draining")
+    one.down = True
+    for _ in range(3):
+        (failure,) = one.call()
+        assert (failure.type, failure.value.code) == (FlowRefused, "draining")
+        assert isinstance(failure.value.__cause__, ConnectFailed)
+    assert one.times == [0] * 4
+    one.down = False
+    assert isinstance(one.call()[0], FakeConnection)
 
 
 def test_closing(dialler, hand_reactor):

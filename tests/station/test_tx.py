@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -112,6 +113,30 @@ def test_the_steps_of_a_flow_may_be_deferreds(serve, reactor, run, kind):
             back = [packet.get("n") async for packet in client.stream(flow)]
             assert back[:-1] == list(range(30))
             assert {each.name for each in threads} == {"pyf.station-reactor"}
+
+    run(use)
+
+
+def test_steps_that_are_deferreds_pass_interceptors(serve, reactor, run):
+    """
+    What a Deferred fires with is mapped, or dropped, as every packet.
+    """
+    port = serve(echo)
+
+    @contextmanager
+    def odd_ones(call):
+        call.map_packets(lambda packet: packet | {"seen": True} if packet["n"] % 2 else None)
+        yield
+
+    def steps():
+        for n in range(6):
+            yield succeed({"n": n}) if n < 3 else {"n": n}
+
+    async def use():
+        options = {"interceptors": [odd_ones], "reactor": reactor}
+        async with tx.StationClient("127.0.0.1", port, **options) as client:
+            back = [packet async for packet in client.stream(steps())]
+            assert back[:-1] == [{"n": n, "seen": True} for n in (1, 3, 5)]
 
     run(use)
 

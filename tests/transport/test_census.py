@@ -20,7 +20,15 @@ from pyf.transport import (
     UnsupportedValue,
     encode_packet,
 )
-from pyf.transport.census import bounds, check, take_census
+from pyf.transport.census import (
+    QUICK_BYTES,
+    QUICK_NUMBER,
+    QUICK_VALUES,
+    bounds,
+    check,
+    is_heavy,
+    take_census,
+)
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
 
@@ -270,3 +278,26 @@ def test_the_longest_number_travels():
     """One of just 64 KiB passes, in a frame that is not counted too."""
     for value in (2 ** (8 * MAX_NUMBER - 2), Decimal("9" * MAX_NUMBER)):
         assert decode(encode_packet({"n": value})) == {"n": value}
+
+
+@pytest.mark.parametrize(
+    ("data", "heavy"),
+    [
+        (array(b"\x80", QUICK_BYTES - 5), False),  # so short that nothing in it takes long
+        (array(b"\x80", QUICK_BYTES), True),
+        (array(b"\xcb" + bytes(8), QUICK_VALUES), True),
+        (array(b"\xcb" + bytes(8), QUICK_VALUES - 1), False),
+        (b"\xc6" + (MIB).to_bytes(4, "big") + bytes(MIB), False),
+        (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER, 2) + b"1" * QUICK_NUMBER, 80), False),
+        (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER + 1, 2) + b"1" * 1025, 80), True),
+        (b"\xc6" + (2 * MIB).to_bytes(4, "big") + bytes(MIB), True),  # and is refused there
+    ],
+)
+def test_what_takes_long_to_decode_is_known_from_a_look_at_its_beginning(data, heavy):
+    assert is_heavy(data, BOUNDS) is heavy
+
+
+def test_a_walk_says_whether_nothing_follows_the_value():
+    assert take_census(b"\x92\x01\x02", BOUNDS)
+    assert not take_census(b"\x92\x01\x02\x03", BOUNDS)
+    assert not take_census(b"\x92\x91\x01", BOUNDS)

@@ -1,5 +1,9 @@
 """Frames come out of bytes as they went in, however the bytes are cut."""
 
+import itertools
+import tracemalloc
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +20,7 @@ from pyf.transport.frames import (
     encode_batch,
     encode_frame,
 )
-from pyf.transport.limits import HEADER_ROOM, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, LARGE, MAX_CONTROL, MAX_HELLO
 
 LIMITS = Limits()
 
@@ -50,6 +54,60 @@ FRAMES = st.lists(
 def test_frames_come_back_whatever_the_pieces(frames, chunk):
     data = b"".join(b"".join(encode_frame(*frame)) for frame in frames)
     assert parse(data, chunk) == parse(data, max(len(data), 1)) == frames
+
+
+@given(
+    st.lists(st.sampled_from([1, 100, LARGE, 3 * LARGE]), min_size=1, max_size=8),
+    st.lists(st.sampled_from([1, 5, 1000, LARGE, 3 * LARGE, 8 * LARGE]), min_size=1, max_size=8),
+)
+def test_large_and_small_frames_come_back_from_large_and_small_pieces(sizes, chunks):
+    frames = [
+        Frame(FrameType.OPEN, 1, bytes([1 + i]) * min(size, MAX_CONTROL))
+        for i, size in enumerate(sizes)
+    ]
+    data = memoryview(
+        b"".join(b"".join(encode_frame(FrameType.OPEN, 1, each.payload)) for each in frames)
+    )
+    reader = parser()
+    found = []
+    for chunk in itertools.cycle(chunks):
+        reader.receive_data(bytes(data[:chunk]))
+        data = data[chunk:]
+        while frame := reader.next_frame():
+            found.append(frame)
+        if not data:
+            break
+    assert found == frames
+    assert reader.pending == 0
+
+
+def test_a_large_payload_is_not_copied_out_of_what_was_read():
+    data = b"".join(encode_frame(FrameType.DATA, 1, bytes(LARGE)))
+    (frame,) = parse(data, len(data))
+    view: Any = frame.payload
+    assert view.obj is data
+
+
+def test_a_payload_never_keeps_much_more_than_itself():
+    small = b"".join(encode_frame(FrameType.DATA, 1, bytes(LARGE)))
+    for frame in parse(small * 5, len(small) * 5):
+        assert type(frame.payload) is bytes
+
+
+def test_bytes_that_come_one_by_one_are_collected():
+    """An object for each would take 40 times their memory."""
+    reader = parser()
+    reader.receive_data(HEADER.pack(10_000, FrameType.OPEN, 1))
+    tracemalloc.start()
+    try:
+        for _ in range(9_999):
+            reader.receive_data(b"x"[:])
+            reader.next_frame()
+        assert tracemalloc.get_traced_memory()[0] < 30_000
+    finally:
+        tracemalloc.stop()
+    reader.receive_data(b"x")
+    assert reader.next_frame() == Frame(FrameType.OPEN, 1, b"x" * 10_000)
 
 
 def test_a_known_type_comes_as_what_it_is():

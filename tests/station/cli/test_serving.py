@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from pyf.station import StationClient
-from pyf.transport import decode_packet_flow
+from pyf.transport import Limits, decode_packet_flow
 
 LOCAL = "tcp:0:interface=127.0.0.1"
 HANDLERS = """
@@ -66,7 +66,8 @@ def test_workers_share_a_port_and_one_that_is_killed_is_replaced(start):
     Several processes answer on one port; all end with the supervisor, and it with 0.
     """
     process = start("serve", "served:count", "-e", LOCAL, "--workers", 2, "--max-handlers", 3)
-    client = StationClient("127.0.0.1", process.port())
+    # A client may be taken in only once the new worker has started.
+    client = StationClient("127.0.0.1", process.port(), limits=Limits(handshake_timeout=40))
     first = client.send([{}])[2]
     assert first != process.popen.pid
     os.kill(first, signal.SIGKILL)

@@ -1,0 +1,74 @@
+"""What a log is told of an exception: where it was raised, and not a word of what it says.
+
+Its text may quote what a client sent, and so may its notes and the source of the line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from traceback import format_exception, walk_tb
+from typing import Any, Final
+
+from twisted.python.failure import Failure
+from twisted.python.reflect import qual
+
+FRAMES: Final = 50
+"""Innermost frames that are told of each exception."""
+
+
+def stack(error: BaseException) -> str:
+    """Return the classes of *error* and its causes, and the frames that they went through."""
+    lines = (line for each in reversed(list(_chain(error))) for line in _lines(each))
+    return "\n".join(("Traceback (most recent call last):", *lines))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    for frame, line in deque(walk_tb(error.__traceback__), FRAMES):
+        code = frame.f_code
+        yield f'  File "{code.co_filename}", line {line}, in {code.co_name}'
+    yield qual(type(error)).removeprefix("builtins.")
+
+
+def described(error: BaseException, *, exposed: bool) -> str:
+    """Return what a log is told of *error*: all of it only if *exposed*."""
+    return "".join(format_exception(error)) if exposed else stack(error)
+
+
+class _Withheld:
+    """Stands for an exception whose text nobody is to read."""
+
+    def __repr__(self) -> str:
+        return "(its text is logged with expose_errors=True)"
+
+
+class Quiet(Failure):
+    """A failure that is logged with its class and stack alone."""
+
+    told: str
+
+    def printTraceback(self, file: Any = None, *_: object, **__: object) -> None:  # noqa: N802 - Twisted's name
+        """Write the stack."""
+        print(self.told, file=file)
+
+
+_Failure: Final[Any] = Failure  # which comes without types
+_Quiet: Final[Any] = Quiet
+
+
+def failure(error: BaseException, *, exposed: bool) -> Any:
+    """Return *error* as Twisted logs it: with its text only if *exposed*."""
+    if exposed:
+        return _Failure(error)
+    quiet = _Quiet(error)
+    quiet.told, quiet.value = stack(error), _Withheld()
+    return quiet

@@ -1,0 +1,71 @@
+"""A packet in pieces is the same bytes on the wire, and its large values are not copied."""
+
+from collections import deque
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyf.transport import UnsupportedValue, encode_packet
+from pyf.transport.limits import BATCH_BYTES, LARGE
+from pyf.transport.pieces import Pieces, encode_pieces, flatten
+from pyf.transport.window import SendWindow
+
+BLOCK = bytes(LARGE)
+VALUES = st.one_of(st.integers(), st.text(max_size=3), st.just(BLOCK), st.just(BLOCK * 5))
+
+
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=20))
+def test_the_bytes_are_those_of_the_whole_packet(packet):
+    encoded = encode_pieces(packet)
+    assert b"".join(flatten([encoded])) == encode_packet(packet)
+    assert len(encoded) == len(encode_packet(packet))
+
+
+@pytest.mark.parametrize("count", [15, 16, 65_535, 65_536])
+def test_a_packet_may_have_any_number_of_fields(count):
+    packet = dict.fromkeys(map(str, range(count - 1)), 0) | {"data": BLOCK}
+    assert b"".join(flatten([encode_pieces(packet)])) == encode_packet(packet)
+
+
+def test_large_values_are_not_copied():
+    encoded = encode_pieces({"a": 1, "data": BLOCK, "b": 2})
+    assert isinstance(encoded, Pieces)
+    assert encoded.buffers[1] is BLOCK
+
+
+def test_small_packets_are_in_one_piece():
+    assert encode_pieces({"a": b"x" * (LARGE - 1)}) == encode_packet({"a": b"x" * (LARGE - 1)})
+
+
+@pytest.mark.parametrize(
+    ("packet", "path"),
+    [
+        ({"data": BLOCK, "other": {"bad": object()}}, "other.bad"),
+        ({"\ud800": BLOCK}, "the packet"),
+        ({"data": BLOCK, 5: BLOCK}, "the packet"),
+        ({5: BLOCK}, "the packet"),
+    ],
+)
+def test_what_cannot_travel_is_told_as_for_any_packet(packet, path):
+    with pytest.raises(UnsupportedValue) as caught:
+        encode_pieces(packet)
+    assert caught.value.path == path
+
+
+def test_a_packet_is_a_dict():
+    with pytest.raises(TypeError, match="not of list"):
+        encode_pieces(cast("Any", [("data", BLOCK)]))
+
+
+@given(st.lists(st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]), max_size=30))
+def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(sizes):
+    window = SendWindow(2**20, 2**30)
+    pending = deque(map(bytes, sizes))
+    taken = []
+    while pending:
+        batch = window.take(pending, 5 * BATCH_BYTES)
+        assert len(batch) == 1 or sum(map(len, batch)) <= BATCH_BYTES
+        taken += map(len, batch)
+    assert taken == sizes

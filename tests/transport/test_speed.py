@@ -1,0 +1,376 @@
+"""The compiled loops do what the codec in Python does, and are where they are expected."""
+
+import collections
+import enum
+import gc
+import sys
+import tracemalloc
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pyf.transport import Limits, Packet, RemoteProtocolError, codec, speed
+from pyf.transport.census import bounds
+from pyf.transport.frames import BATCH, Batch
+from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER
+
+NAME = "pyf.transport._accelerator"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Text(str):  # noqa: SLOT000 - subclasses in the wild have none
+    pass
+
+
+class Meddling(tzinfo):
+    """A zone that changes what is being encoded."""
+
+    def __init__(self, meddle: Callable[[], object]):
+        self.meddle = meddle
+
+    def utcoffset(self, moment):
+        self.meddle()
+        return timedelta(hours=1)
+
+
+ZONES = st.sampled_from([None, UTC, timezone(timedelta(hours=-5, seconds=1))])
+LENGTHS = [31, 32, 255, 256, 4096, 4097]
+TEXT = st.text() | st.sampled_from(["é" * 127, *("a" * length for length in LENGTHS)])
+COMMON = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([sign * 2**bits + more for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64)
+                     for sign in (1, -1) for more in (-1, 0, 1)]),
+    st.floats(),
+    TEXT,
+    st.binary(),
+    st.sampled_from([*map(bytes, LENGTHS)]),
+    st.datetimes(timezones=ZONES),
+    st.builds(datetime.replace, st.datetimes(timezones=ZONES), fold=st.sampled_from([0, 1])),
+    st.dates(),
+    st.times(timezones=ZONES),
+    st.timedeltas(),
+    st.decimals(),
+    st.uuids(),
+)  # fmt: skip
+ODD = st.sampled_from(
+    [Colour.RED, Point(1, 2), Text("x"), "\ud800", 1j, object(), bytearray(b"x"), memoryview(b"x"),
+     collections.OrderedDict(a=1), {1: 2}, {"\ud800": 1}, {Text("k"): 1}, Decimal("9" * 5000)]
+)  # fmt: skip
+
+
+def within(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner) | st.lists(inner).map(tuple)
+            | st.dictionaries(TEXT, inner) | st.dictionaries(TEXT, inner).map(Packet)
+        ),
+        max_leaves=5,
+    )  # fmt: skip
+
+
+PACKETS = st.dictionaries(TEXT, within(COMMON), max_size=6)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Any:
+    return pytest.importorskip(NAME, reason="installed without a compiler")
+
+
+@pytest.fixture(scope="session")
+def agree(compiled: Any, same: Callable[[Any, Any], bool]) -> Callable[[Any, int], None]:
+    """
+    Asserts that both make the same of a batch, whether it is one or not.
+    """
+
+    def agree(data: bytes | memoryview, count: int) -> None:
+        ours, theirs = (outcome(each.decode_maps, data, count) for each in (compiled, codec))
+        if isinstance(ours, list) and isinstance(theirs, list):
+            assert same(list(map(dict, ours)), theirs)
+        else:
+            assert ours == theirs
+
+    return agree
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    """
+    What *function* returns, or all that is to be known of what it raises.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return type(error), str(error), vars(error)
+
+
+def array(packets: list[bytes]) -> bytes:
+    return b"\xdd" + len(packets).to_bytes(4, "big") + b"".join(packets)
+
+
+def nested(levels: int, inside: Callable[[Any], Any]) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = inside(value)
+    return value
+
+
+# Which one is used
+
+
+def test_the_compiled_loops_are_used_where_they_are_installed(monkeypatch):
+    module = ModuleType(NAME)
+    monkeypatch.setitem(sys.modules, NAME, module)
+    monkeypatch.delenv(speed.PURE, raising=False)
+    assert speed.choose() is module
+
+
+def test_the_environment_can_choose_python(monkeypatch):
+    monkeypatch.setitem(sys.modules, NAME, ModuleType(NAME))
+    monkeypatch.setenv(speed.PURE, "1")
+    assert speed.choose() is codec
+
+
+def test_python_is_used_where_nothing_could_be_compiled(monkeypatch):
+    monkeypatch.setitem(sys.modules, NAME, None)
+    monkeypatch.delenv(speed.PURE, raising=False)
+    assert speed.choose() is codec
+
+
+@pytest.mark.parametrize("kind", [dict, Packet])
+def test_a_batch_becomes_packets_whichever_decodes_it(kind, monkeypatch):
+    """
+    Its reader makes Packets of dicts, and takes Packets as they are.
+    """
+    made = [kind(n=1), kind(n=2)]
+    monkeypatch.setattr(speed, "decode_maps", lambda *_: made)
+    batch = Batch(0, 2, bytes(BATCH.size + 2))
+    found = list(batch.decode())
+    assert found == [{"n": 1}, {"n": 2}]
+    assert {type(each) for each in found} == {Packet}
+
+
+# That both do the same
+
+
+@given(PACKETS | within(ODD | COMMON).map(lambda value: {"value": value}) | ODD)
+@example({str(number): number for number in range(70_000)})
+@example({"list": [*range(300)], "map": {str(number): None for number in range(16)}})
+@example(
+    {
+        "early": datetime(1, 1, 1, tzinfo=UTC),
+        "late": datetime(9999, 12, 31, 23, 59, 59, 999999, UTC),
+    }
+)
+def test_both_encode_to_the_same_bytes_or_refuse_for_the_same_reason(compiled, packet):
+    assert outcome(compiled.encode_packet, packet) == outcome(codec.encode_packet, packet)
+
+
+@given(st.lists(PACKETS, min_size=1, max_size=3))
+def test_both_decode_to_the_same_values(compiled, agree, packets):
+    data = array(list(map(codec.encode_packet, packets)))
+    agree(memoryview(data), len(packets))
+    assert {type(packet) for packet in compiled.decode_maps(data, len(packets))} == {Packet}
+
+
+@given(st.lists(PACKETS, min_size=1, max_size=3), st.data())
+def test_both_take_the_same_damaged_bytes(agree, packets, data):
+    whole = bytearray(array(list(map(codec.encode_packet, packets))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    agree(bytes(whole), len(packets))
+    agree(bytes(whole[: data.draw(st.integers(0, len(whole)))]), len(packets))
+
+
+@given(st.binary())
+def test_both_take_the_same_arbitrary_bytes(agree, data):
+    agree(data, 1)
+    agree(array([b"\x81\xa1k" + data]), 1)
+    agree(b"\xdd\0\0\0\x02\x80" + data, 2)
+
+
+@given(st.integers(0, 255), st.binary(max_size=40))
+@example(2, b"1_0")
+@example(3, b"\x022026-01-02T03:04:05")
+@example(3, b"\x002026-13-02T03:04:05")
+@example(3, b"\x002026-01-02T03:04:05.00000x")
+@example(3, b"\x002026-01-02T03:04:05-00:00")
+@example(3, b"\x0020260102T030405")
+@example(7, bytes(15))
+def test_both_take_the_same_extensions(agree, tag, content):
+    agree(array([b"\x81\xa1k\xc7" + bytes([len(content), tag]) + content]), 1)
+
+
+@pytest.mark.parametrize("head", range(256))
+def test_both_know_every_head(agree, head):
+    """
+    Each first byte of a value, of a name and of a packet, with enough behind it for most of them.
+    """
+    for tail in (b"", b"\0", bytes(8), b"\0\0\0\x01a", b"\x01" + bytes(20), b"a" * 40):
+        for start in (b"\x81\xa1k", b"\x81", b""):
+            agree(array([start + bytes([head]) + tail]), 1)
+
+
+@pytest.mark.parametrize("levels", [127, 128, 129, 254, 255, MAX_NESTING])
+@pytest.mark.parametrize(
+    "inside", [lambda value: [value], lambda value: (value,), lambda value: {"a": value}]
+)
+def test_both_stop_at_the_same_depth(compiled, agree, levels, inside):
+    packet = {"top": nested(levels, inside)}
+    assert outcome(compiled.encode_packet, packet) == outcome(codec.encode_packet, packet)
+    head = b"\x91" if isinstance(inside(1), list | tuple) else b"\x81\xa1a"
+    data = array([b"\x81\xa1k" + head * levels + b"\x01"])
+    agree(data, 1)
+
+
+def test_both_hold_a_large_frame_to_the_same_bounds(compiled):
+    allowed = bounds(Limits(max_packet=64 * KIB), "max_packet")
+    data = array([b"\x80"] * 20_000)
+    for each in (compiled, codec):
+        with pytest.raises(RemoteProtocolError) as caught:
+            each.decode_maps(data, 20_000, allowed)
+        assert caught.value.code == "too_many_values"
+
+
+def test_both_refuse_a_number_that_is_too_long(agree):
+    content = b"1" * (MAX_NUMBER + 1)
+    data = array([b"\x81\xa1k\xc9" + len(content).to_bytes(4, "big") + b"\x02" + content])
+    agree(data, 1)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_both_ask_the_gate_before_the_source(compiled):
+    """
+    Where it has been emptied, and where it is used up, the source keeps its packets.
+    """
+    for each in (compiled, codec):
+        gate = [each.encode_packet] * 3
+        source = iter([{"n": n} for n in range(9)])
+        assert list(each.encode_each(gate, source)) == [
+            codec.encode_packet({"n": n}) for n in range(3)
+        ]
+        encoded = each.encode_each(gate, source)
+        assert next(encoded) == codec.encode_packet({"n": 3})
+        gate.clear()
+        assert next(encoded, None) is None
+        assert next(source) == {"n": 4}
+
+
+def test_both_stop_where_the_source_does(compiled):
+    """
+    At its end, or with what it raises: the same object.
+    """
+    failure = Stop()
+
+    def failing():
+        yield {"n": 1}
+        raise failure
+
+    for each in (compiled, codec):
+        gate = [each.encode_packet] * 3
+        assert list(each.encode_each(gate, iter([{}]))) == [b"\x80"]
+        encoded = each.encode_each(gate, failing())
+        assert next(encoded) == codec.encode_packet({"n": 1})
+        with pytest.raises(Stop) as caught:
+            next(encoded)
+        assert caught.value is failure
+        with pytest.raises(TypeError, match="made of Packets or dicts"):
+            list(each.encode_each(gate, iter([1])))
+
+
+# What only the compiled one can get wrong
+
+
+def test_lists_that_announce_what_cannot_be_there_take_no_memory(compiled):
+    """
+    Each of a hundred lists within each other announces the whole rest of the frame.
+    """
+    size = 64 * KIB
+    data = array([b"\x81\xa1k" + (b"\xdd" + (size - 600).to_bytes(4, "big")) * 100 + bytes(size)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            compiled.decode_maps(data, 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * size
+
+
+def test_a_packet_that_changes_as_it_is_encoded_does_no_harm(compiled):
+    """
+    A zone runs code of its own in the middle of a packet.
+    """
+    packet: dict[str, Any] = {"first": 1}
+    packet["at"] = datetime(2026, 1, 1, tzinfo=Meddling(packet.clear))
+    packet["last"] = ["x" * 100]
+    items: list[Any] = []
+    items += [datetime(2026, 1, 1, tzinfo=Meddling(items.clear)), "x" * 100]
+    for each in (packet, {"items": items}):
+        data = compiled.encode_packet(each)
+        assert isinstance(codec.decode(data), dict)
+
+
+def test_an_interrupt_is_not_taken_for_a_bad_value(compiled):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled.encode_packet({"at": datetime(2026, 1, 1, tzinfo=Meddling(interrupt))})
+
+
+def test_uuids_are_as_the_library_makes_them(compiled):
+    token = uuid.uuid4()
+    (packet,) = compiled.decode_maps(array([codec.encode_packet({"t": token})]), 1)
+    found = packet["t"]
+    assert (found, hash(found), found.is_safe) == (token, hash(token), token.is_safe)
+    assert str(found) == str(token)
+
+
+def test_nested_dicts_are_dicts_until_they_are_read(compiled):
+    (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": {"b": [{"c": 1}]}})]), 1)
+    assert (type(packet["a"]), type(packet["a"]["b"][0])) == (dict, dict)
+    assert type(packet.a) is Packet
+
+
+def test_the_collector_finds_packets_that_hold_each_other(compiled):
+    """
+    It need not look at those of plain values, until they are given something else.
+    """
+    packets = compiled.decode_maps(array([codec.encode_packet({"a": 1}), b"\x81\xa1a\x90"]), 2)
+    assert gc.is_tracked(packets[1])
+    for change in (
+        lambda packet: packet.update(me=packet),
+        lambda packet: setattr(packet, "a", packet),
+        lambda packet: packet.setdefault("me", packet),
+        lambda packet: packet.__ior__({"me": packet}),
+    ):
+        (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": 1})]), 1)
+        change(packet)
+        assert gc.is_tracked(packet)
+
+
+def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
+    names = [f"name{number}" for number in range(5000)]
+    data = array([codec.encode_packet({name: number for number, name in enumerate(names)})] * 2)
+    first, second = compiled.decode_maps(data, 2)
+    assert list(first) == list(second) == names

@@ -1,0 +1,656 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The codec's innermost loops, compiled: the same bytes, values and errors, only sooner.
+
+Everything ordinary is done here. What is not (a rare type, a value that cannot travel, bytes that
+are malformed, anything too long or too deep) is left, whole, to the codec in Python, which alone
+says what happens then.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.datetime cimport (
+    PyDateTime_DATE_GET_FOLD, PyDateTime_DATE_GET_HOUR, PyDateTime_DATE_GET_MICROSECOND,
+    PyDateTime_DATE_GET_MINUTE, PyDateTime_DATE_GET_SECOND, PyDateTime_GET_DAY,
+    PyDateTime_GET_MONTH, PyDateTime_GET_YEAR, datetime_new, datetime_tzinfo, get_utc,
+    import_datetime,
+)
+from cpython.dict cimport PyDict_Next, PyDict_SetItem, PyDict_Size
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+import datetime
+import decimal
+import uuid
+
+from pyf.transport import codec, limits, packet as packets
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    bint PyUnicode_IS_ASCII(object text)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    void* PyUnicode_DATA(object text)
+    object PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
+    int64_t PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
+    int PyObject_GenericSetAttr(object where, object name, object value) except -1
+    object PyObject_CallOneArg(object function, object argument)
+    void PyObject_GC_UnTrack(void* value)
+    int PY_VERSION_HEX
+
+import_datetime()
+
+cdef enum:
+    ROOM = 2048  # bytes on the stack, where most packets end
+    HEAD = 9  # bytes of the longest head of a value, or number
+    LARGE = 4096  # bytes of one value, which Python's codec copies less often
+    WIDE = 65536  # elements of a container that are left to it
+    DEPTH = 128  # levels of C calls that any thread's stack has room for
+    KEYS = 1024
+    LONGEST_KEY = 32
+    BIG_INTEGER = 1
+    DECIMAL = 2
+    MOMENT = 3
+    IDENTIFIER = 7
+
+# Names of C, which cost no look into a dict.
+cdef type Packet = packets.Packet
+cdef type DateTime = datetime.datetime
+cdef type Decimal = decimal.Decimal
+cdef type UUID = uuid.UUID
+cdef object UNKNOWN = uuid.SafeUUID.unknown
+cdef object UTC = get_utc()
+cdef tuple NOTHING = ()
+cdef dict EXTENSIONS = codec._BY_TYPE
+cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
+
+
+# Values to bytes
+
+cdef struct Buffer:
+    unsigned char* data
+    Py_ssize_t size
+    Py_ssize_t room
+    unsigned char* grown  # what is to be freed, if it has outgrown the stack
+
+
+def encode_packet(packet):
+    """Return *packet* as one MessagePack map; see ``pyf.transport.codec.encode_packet``."""
+    return encode(packet)
+
+
+cdef class encode_each:
+    """Iterator of the packets of *source*, encoded; see ``pyf.transport.codec.encode_each``."""
+
+    cdef list gate
+    cdef object source
+    cdef Py_ssize_t at
+
+    def __init__(self, list gate, source):
+        self.gate, self.source, self.at = gate, iter(source), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at >= PyList_GET_SIZE(self.gate):
+            raise StopIteration
+        self.at += 1
+        return encode(next(self.source))
+
+
+cdef object encode(object packet):
+    cdef unsigned char stack[ROOM]
+    cdef Buffer out
+    out.data, out.size, out.room, out.grown = stack, 0, ROOM, NULL
+    try:
+        if is_map(packet) and put_map(&out, packet, 1):
+            return PyBytes_FromStringAndSize(<char*>out.data, out.size)
+    except Exception:
+        pass  # Python's codec finds out why.
+    finally:
+        free(out.grown)
+    return codec.encode_packet(packet)
+
+
+cdef inline bint is_map(object value):
+    return type(value) is dict or type(value) is Packet
+
+
+cdef inline int reserve(Buffer* out, Py_ssize_t more) except -1:
+    if out.size + more > out.room:
+        grow(out, more)
+    return 0
+
+
+cdef int grow(Buffer* out, Py_ssize_t more) except -1:
+    cdef Py_ssize_t room = 2 * (out.room + more)
+    cdef unsigned char* grown = <unsigned char*>realloc(out.grown, room)
+    if grown == NULL:
+        raise MemoryError
+    if out.grown == NULL:
+        memcpy(grown, out.data, out.size)
+    out.data, out.grown, out.room = grown, grown, room
+    return 0
+
+
+cdef inline void put_head(Buffer* out, unsigned char head):
+    out.data[out.size] = head
+    out.size += 1
+
+
+cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, int width):
+    """Write *head*, and the last *width* bytes of *number*, at least one.
+
+    There must be room for HEAD bytes, since they are written as one.
+    """
+    cdef unsigned char* at = out.data + out.size
+    number <<= 64 - 8 * width
+    at[0] = head
+    at[1], at[2], at[3], at[4] = number >> 56, number >> 48, number >> 40, number >> 32
+    at[5], at[6], at[7], at[8] = number >> 24, number >> 16, number >> 8, number
+    out.size += 1 + width
+
+
+cdef inline int put_bytes(Buffer* out, const void* data, Py_ssize_t size) except -1:
+    reserve(out, size)
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+    return 0
+
+
+# Each returns whether it is done; if not, nothing of what was written counts.
+
+cdef bint put(Buffer* out, object value, int depth) except -1:
+    cdef PyTypeObject* kind = Py_TYPE(value)
+    reserve(out, HEAD)
+    if kind == <PyTypeObject*>str:
+        return put_text(out, value)
+    if kind == <PyTypeObject*>int:
+        return put_integer(out, value)
+    if value is None:
+        put_head(out, 0xC0)
+    elif value is True:
+        put_head(out, 0xC3)
+    elif value is False:
+        put_head(out, 0xC2)
+    elif kind == <PyTypeObject*>float:
+        put_real(out, value)
+    elif kind == <PyTypeObject*>bytes:
+        return put_raw(out, value)
+    elif kind == <PyTypeObject*>dict or kind == <PyTypeObject*>Packet:
+        return put_map(out, value, depth + 1)
+    elif kind == <PyTypeObject*>list:
+        return put_list(out, value, depth + 1)
+    elif kind == <PyTypeObject*>tuple:
+        return put_tuple(out, value, depth + 1)
+    elif kind == <PyTypeObject*>Decimal:
+        return put_decimal(out, value)
+    elif kind == <PyTypeObject*>DateTime:
+        return put_moment(out, value)
+    elif kind == <PyTypeObject*>UUID:
+        put_number(out, 0xD8, IDENTIFIER, 1)
+        put_bytes(out, PyBytes_AS_STRING(value.int.to_bytes(16, "big")), 16)
+    else:
+        return put_extension(out, value)
+    return True
+
+
+cdef inline bint put_text(Buffer* out, object value) except -1:
+    cdef Py_ssize_t size
+    cdef const char* text
+    if PyUnicode_IS_COMPACT_ASCII(value):
+        text, size = <const char*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
+    else:
+        text = PyUnicode_AsUTF8AndSize(value, &size)
+    if size > LARGE:
+        return False
+    reserve(out, size + HEAD)
+    if size < 32:
+        put_head(out, <unsigned char>(0xA0 + size))
+    elif size < 256:
+        put_number(out, 0xD9, size, 1)
+    else:
+        put_number(out, 0xDA, size, 2)
+    memcpy(out.data + out.size, text, size)
+    out.size += size
+    return True
+
+
+cdef inline bint put_raw(Buffer* out, object value) except -1:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    if size > LARGE:
+        return False
+    if size < 256:
+        put_number(out, 0xC4, size, 1)
+    else:
+        put_number(out, 0xC5, size, 2)
+    put_bytes(out, PyBytes_AS_STRING(value), size)
+    return True
+
+
+cdef inline bint put_integer(Buffer* out, object value) except -1:
+    cdef int overflow = 0
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow:
+        return False
+    if -32 <= number < 128:
+        put_head(out, <unsigned char>number)
+    elif number > 0:
+        if number < 1 << 8:
+            put_number(out, 0xCC, number, 1)
+        elif number < 1 << 16:
+            put_number(out, 0xCD, number, 2)
+        elif number < <int64_t>1 << 32:
+            put_number(out, 0xCE, number, 4)
+        else:
+            put_number(out, 0xCF, number, 8)
+    elif number >= -(1 << 7):
+        put_number(out, 0xD0, number, 1)
+    elif number >= -(1 << 15):
+        put_number(out, 0xD1, number, 2)
+    elif number >= -(<int64_t>1 << 31):
+        put_number(out, 0xD2, number, 4)
+    else:
+        put_number(out, 0xD3, number, 8)
+    return True
+
+
+cdef inline void put_real(Buffer* out, double value):
+    cdef uint64_t bits
+    memcpy(&bits, &value, 8)
+    put_number(out, 0xCB, bits, 8)
+
+
+cdef inline void put_count(Buffer* out, Py_ssize_t count, unsigned char few, unsigned char many):
+    if count < 16:
+        put_head(out, <unsigned char>(few + count))
+    else:
+        put_number(out, many, count, 2)
+
+
+cdef bint put_map(Buffer* out, object value, int depth) except -1:
+    cdef Py_ssize_t at = 0, count = PyDict_Size(value), left = count
+    cdef PyObject* key
+    cdef PyObject* item
+    if count >= WIDE or depth > DEPTH:
+        return False
+    put_count(out, count, 0x80, 0xDE)
+    while PyDict_Next(value, &at, &key, &item):
+        left -= 1
+        if type(<object>key) is not str or not put_text(out, <object>key):
+            return False
+        if not put(out, <object>item, depth):
+            return False
+    return left == 0  # An extension may have run code that changed it.
+
+
+cdef bint put_list(Buffer* out, object value, int depth) except -1:
+    cdef Py_ssize_t at = 0, count = PyList_GET_SIZE(value)
+    if count >= WIDE or depth > DEPTH:
+        return False
+    put_count(out, count, 0x90, 0xDC)
+    while at < PyList_GET_SIZE(value):
+        if not put(out, <object>PyList_GET_ITEM(value, at), depth):
+            return False
+        at += 1
+    return at == count
+
+
+cdef bint put_tuple(Buffer* out, object value, int depth) except -1:
+    cdef Py_ssize_t at, count = PyTuple_GET_SIZE(value)
+    if count >= WIDE or depth > DEPTH:
+        return False
+    put_count(out, count, 0x90, 0xDC)
+    for at in range(count):
+        if not put(out, <object>PyTuple_GET_ITEM(value, at), depth):
+            return False
+    return True
+
+
+cdef bint put_extension(Buffer* out, object value) except -1:
+    extension = EXTENSIONS.get(type(value))
+    if extension is None:
+        return False
+    data = extension.encode(value)
+    return put_tagged(out, extension.tag, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef bint put_tagged(Buffer* out, int tag, const char* data, Py_ssize_t size) except -1:
+    if size > LARGE:
+        return False
+    reserve(out, size + HEAD)
+    if size in (1, 2, 4, 8, 16):
+        put_number(out, 0xD4 + (size > 1) + (size > 2) + (size > 4) + (size > 8), tag, 1)
+    elif size < 256:
+        put_number(out, 0xC7, size << 8 | tag, 2)
+    else:
+        put_number(out, 0xC8, size << 8 | tag, 3)
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+    return True
+
+
+cdef bint put_decimal(Buffer* out, object value) except -1:
+    cdef Py_ssize_t size
+    text = str(value)
+    cdef const char* data = PyUnicode_AsUTF8AndSize(text, &size)
+    return put_tagged(out, DECIMAL, data, size)
+
+
+cdef inline void write_digits(char* at, int number, int width):
+    while width:
+        width -= 1
+        at[width] = 48 + number % 10
+        number //= 10
+
+
+cdef bint put_moment(Buffer* out, object value) except -1:
+    cdef char text[40]
+    cdef int size = 20, micros = PyDateTime_DATE_GET_MICROSECOND(value)
+    zone = datetime_tzinfo(value)
+    if zone is not None and zone is not UTC:
+        return put_extension(out, value)
+    memcpy(text, "\0    -  -  T  :  :  .      +00:00", 33)
+    text[0] = PyDateTime_DATE_GET_FOLD(value)
+    write_digits(text + 1, PyDateTime_GET_YEAR(value), 4)
+    write_digits(text + 6, PyDateTime_GET_MONTH(value), 2)
+    write_digits(text + 9, PyDateTime_GET_DAY(value), 2)
+    write_digits(text + 12, PyDateTime_DATE_GET_HOUR(value), 2)
+    write_digits(text + 15, PyDateTime_DATE_GET_MINUTE(value), 2)
+    write_digits(text + 18, PyDateTime_DATE_GET_SECOND(value), 2)
+    if micros:
+        write_digits(text + 21, micros, 6)
+        size = 27
+    if zone is not None:
+        memcpy(text + size, "+00:00", 6)
+        size += 6
+    return put_tagged(out, MOMENT, text, size)
+
+
+# Bytes to values
+
+cdef struct Reader:
+    const unsigned char* at
+    const unsigned char* end
+    Py_ssize_t owed  # values that have been announced and not been read: a byte each at least
+
+
+cdef class _Beyond(Exception):
+    """What is not for here."""
+
+
+def decode_maps(data, Py_ssize_t count, bounds=codec.BOUNDS):
+    """Return the *count* packets in *data*; see ``pyf.transport.codec.decode_maps``."""
+    cdef Py_buffer view
+    cdef Reader reader
+    codec.census.check(data, bounds)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        reader.at = <const unsigned char*>view.buf
+        reader.end = reader.at + view.len
+        reader.owed = 0
+        return take_packets(&reader, count)
+    except Exception:
+        pass  # Python's codec finds out why.
+    finally:
+        PyBuffer_Release(&view)
+    return codec.decode_maps(data, count, bounds)
+
+
+cdef list take_packets(Reader* reader, Py_ssize_t count):
+    cdef Py_ssize_t index
+    cdef unsigned char head
+    if skip(reader, 1)[0] != 0xDD or take_number(reader, 4) != <uint64_t>count:
+        raise _Beyond
+    owe(reader, count)
+    found = PyList_New(count)
+    for index in range(count):
+        head = take_byte(reader)
+        packet = make(Packet)
+        if PY_VERSION_HEX < 0x030E0000:
+            # The collector looks at a dict of plain values only where it is of a subclass. As any
+            # dict, this one tells it of itself once it is given something else to hold.
+            PyObject_GC_UnTrack(<void*>packet)
+        if 0x80 <= head < 0x90:
+            take_map(reader, packet, head & 15, 1)
+        elif head == 0xDE:
+            take_map(reader, packet, take_number(reader, 2), 1)
+        else:
+            raise _Beyond
+        Py_INCREF(packet)
+        PyList_SET_ITEM(found, index, packet)
+    if reader.at != reader.end:
+        raise _Beyond
+    return found
+
+
+cdef inline object make(type kind):
+    """Return a new object, with nothing in it."""
+    return (<PyTypeObject*>kind).tp_new(kind, <PyObject*>NOTHING, NULL)
+
+
+cdef inline int owe(Reader* reader, uint64_t count) except -1:
+    """Announce *count* values: memory for them is asked for only where they can all be there."""
+    cdef Py_ssize_t room = reader.end - reader.at - reader.owed
+    if room < 0 or count > <uint64_t>room:
+        raise _Beyond
+    reader.owed += <Py_ssize_t>count
+    return 0
+
+
+cdef inline const unsigned char* skip(Reader* reader, uint64_t size) except NULL:
+    """Return where the next *size* bytes are, and go behind them."""
+    cdef const unsigned char* at = reader.at
+    if size > <uint64_t>(reader.end - at):
+        raise _Beyond
+    reader.at = at + size
+    return at
+
+
+cdef inline int take_byte(Reader* reader) except -1:
+    reader.owed -= 1
+    return skip(reader, 1)[0]
+
+
+cdef inline uint64_t take_number(Reader* reader, int width) except? 0xFFFFFFFFFFFFFFFF:
+    cdef const unsigned char* at = skip(reader, width)
+    cdef uint64_t number = 0
+    cdef int index
+    for index in range(width):
+        number = number << 8 | at[index]
+    return number
+
+
+cdef object take(Reader* reader, int depth):
+    cdef int head = take_byte(reader)
+    if head < 0x80:
+        return head
+    if head < 0x90:
+        return take_map(reader, {}, head & 15, depth + 1)
+    if head < 0xA0:
+        return take_list(reader, head & 15, depth + 1)
+    if head < 0xC0:
+        return take_text(reader, head & 31)
+    if head >= 0xE0:
+        return head - 256
+    return take_long(reader, head, depth)
+
+
+cdef object take_long(Reader* reader, int head, int depth):
+    """Take what is behind a *head* that says only how long that is, if anything."""
+    if head == 0xC0:
+        return None
+    if head == 0xC2:
+        return False
+    if head == 0xC3:
+        return True
+    if head == 0xCA or head == 0xCB:
+        return take_real(reader, head)
+    if 0xCC <= head <= 0xCF:
+        return take_number(reader, 1 << (head - 0xCC))
+    if head == 0xD0:
+        return <int8_t>take_number(reader, 1)
+    if head == 0xD1:
+        return <int16_t>take_number(reader, 2)
+    if head == 0xD2:
+        return <int32_t>take_number(reader, 4)
+    if head == 0xD3:
+        return <int64_t>take_number(reader, 8)
+    if 0xC4 <= head <= 0xC6:
+        return take_raw(reader, take_number(reader, 1 << (head - 0xC4)))
+    if 0xC7 <= head <= 0xC9:
+        return take_extension(reader, take_number(reader, 1 << (head - 0xC7)))
+    if 0xD4 <= head <= 0xD8:
+        return take_extension(reader, 1 << (head - 0xD4))
+    if 0xD9 <= head <= 0xDB:
+        return take_text(reader, take_number(reader, 1 << (head - 0xD9)))
+    if head == 0xDC or head == 0xDD:
+        return take_list(reader, take_number(reader, 2 << (head - 0xDC)), depth + 1)
+    if head == 0xDE or head == 0xDF:
+        return take_map(reader, {}, take_number(reader, 2 << (head - 0xDE)), depth + 1)
+    raise _Beyond
+
+
+cdef object take_real(Reader* reader, int head):
+    cdef float single
+    cdef double real
+    cdef uint32_t half
+    cdef uint64_t bits
+    if head == 0xCA:
+        half = <uint32_t>take_number(reader, 4)
+        memcpy(&single, &half, 4)
+        return <double>single
+    bits = take_number(reader, 8)
+    memcpy(&real, &bits, 8)
+    return real
+
+
+cdef inline object take_text(Reader* reader, uint64_t size):
+    return PyUnicode_DecodeUTF8(<const char*>skip(reader, size), <Py_ssize_t>size, NULL)
+
+
+cdef inline object take_raw(Reader* reader, uint64_t size):
+    return PyBytes_FromStringAndSize(<const char*>skip(reader, size), <Py_ssize_t>size)
+
+
+cdef object take_list(Reader* reader, uint64_t count, int depth):
+    cdef Py_ssize_t index
+    owe(reader, count)
+    if depth > DEPTH:
+        raise _Beyond
+    found = PyList_New(<Py_ssize_t>count)
+    for index in range(<Py_ssize_t>count):
+        value = take(reader, depth)
+        Py_INCREF(value)
+        PyList_SET_ITEM(found, index, value)
+    return found
+
+
+cdef object take_map(Reader* reader, object found, uint64_t count, int depth):
+    """Put what is in a map into *found*, an empty dict, and return it."""
+    cdef Py_ssize_t index
+    owe(reader, 2 * count)
+    if depth > DEPTH:
+        raise _Beyond
+    for index in range(<Py_ssize_t>count):
+        key = take_key(reader)
+        PyDict_SetItem(found, key, take(reader, depth))
+    return found
+
+
+# Names of fields come again and again: those that were short, by a hash of their bytes.
+cdef PyObject* known[KEYS]
+
+
+cdef object take_key(Reader* reader):
+    cdef int head = take_byte(reader)
+    cdef uint64_t size
+    cdef uint32_t hashed
+    cdef Py_ssize_t index
+    cdef const unsigned char* at
+    if 0xA0 <= head < 0xC0:
+        size = head & 31
+    elif 0xD9 <= head <= 0xDB:
+        size = take_number(reader, 1 << (head - 0xD9))
+    else:
+        raise _Beyond
+    if size > LONGEST_KEY:
+        return take_text(reader, size)
+    at = skip(reader, size)
+    hashed = <uint32_t>size
+    for index in range(<Py_ssize_t>size):
+        hashed = hashed * 31 + at[index]
+    hashed = (hashed ^ hashed >> 10) % KEYS
+    if known[hashed] != NULL and is_text(<object>known[hashed], at, <Py_ssize_t>size):
+        return <object>known[hashed]
+    key = PyUnicode_DecodeUTF8(<const char*>at, <Py_ssize_t>size, NULL)
+    if PyUnicode_IS_ASCII(key):
+        Py_INCREF(key)
+        Py_XDECREF(known[hashed])
+        known[hashed] = <PyObject*>key
+    return key
+
+
+cdef inline bint is_text(object key, const unsigned char* at, Py_ssize_t size):
+    """Whether *key*, of ASCII characters, consists of these bytes."""
+    return PyUnicode_GET_LENGTH(key) == size and memcmp(PyUnicode_DATA(key), at, size) == 0
+
+
+cdef object take_extension(Reader* reader, uint64_t size):
+    cdef int tag = skip(reader, 1)[0]
+    cdef const unsigned char* at = skip(reader, size)
+    if tag == DECIMAL and size <= <uint64_t>MOST_DIGITS:
+        text = PyUnicode_DecodeASCII(<const char*>at, <Py_ssize_t>size, NULL)
+        return PyObject_CallOneArg(Decimal, text)
+    if tag == IDENTIFIER and size == 16:
+        return make_identifier(PyBytes_FromStringAndSize(<const char*>at, 16))
+    if tag == MOMENT and (moment := make_moment(at, size)) is not None:
+        return moment
+    data = PyBytes_FromStringAndSize(<const char*>at, <Py_ssize_t>size)
+    return codec._restore(tag, data)
+
+
+cdef object make_identifier(bytes data):
+    # As UUID does in its __init__, which takes four times as long to look at its arguments.
+    found = make(UUID)
+    PyObject_GenericSetAttr(found, "int", int.from_bytes(data, "big"))
+    PyObject_GenericSetAttr(found, "is_safe", UNKNOWN)
+    return found
+
+
+cdef inline int digits(const unsigned char* at, int width):
+    """Return the number that is written there; a negative one for anything but digits."""
+    cdef int index, number = 0
+    for index in range(width):
+        if not 48 <= at[index] <= 57:
+            return -1 << 20
+        number = 10 * number + at[index] - 48
+    return number
+
+
+cdef object make_moment(const unsigned char* at, uint64_t size):
+    """Return the datetime that is written there; None if it is not written as most are."""
+    cdef int micros = 0
+    cdef bint aware = size == 26 or size == 33
+    if aware:
+        size -= 6
+        if memcmp(at + size, "+00:00", 6):
+            return None
+    if size != 20 and size != 27 or at[0] > 1:
+        return None
+    if at[5] != b"-" or at[8] != b"-" or at[11] != b"T" or at[14] != b":" or at[17] != b":":
+        return None
+    if size == 27:
+        if at[20] != b".":
+            return None
+        micros = digits(at + 21, 6)
+    return datetime_new(
+        digits(at + 1, 4), digits(at + 6, 2), digits(at + 9, 2), digits(at + 12, 2),
+        digits(at + 15, 2), digits(at + 18, 2), micros, UTC if aware else None, at[0],
+    )
