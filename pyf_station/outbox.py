@@ -132,6 +132,14 @@ class Outbox:
             self._room = self._most - sum(map(len, self.pending)) - EACH * len(self.pending)
         self._changed.notify_all()
 
+    def rest(self) -> bool:
+        """Have the next message wake, under the lock, unless there is one; return whether so."""
+        self.resting = True
+        # Looked at last: whoever adds a message looks last whether he has to wake.
+        if self.pending:
+            self.resting = False
+        return self.resting
+
     def close(self) -> None:
         """Take no more messages, under the lock. Callable from any thread."""
         self.shut = self.resting = True

@@ -219,17 +219,21 @@ class Session:
         if self._closed:
             return
         outbox, pending = self.outbox, self.outbox.pending
-        sent = self.carrier.send_messages(self.flow_id, pending) if pending else 0
+        silent = not pending
+        sent = 0 if silent else self.carrier.send_messages(self.flow_id, pending)
         with self._lock:
             if sent:
                 self.sent += sent
                 outbox.count()
                 if self._ticking is None and (self._paced or pending):
+                    outbox.resting = False
                     self._ticking = self.carrier.call_later(TICK, self._tick)
             result = self._result if not pending else None
             self._closed = result is not None
-            # What is left waits for credit.
-            outbox.resting = not pending and self._ticking is None
+            # What is left waits for credit, unless it has come since.
+            late = self._ticking is None and not outbox.rest() and silent
+        if late:
+            self._wake()
         if result is not None:
             self._stop_ticking()
         outbox.wake_waiters()
@@ -240,7 +244,7 @@ class Session:
     def _tick(self) -> None:
         self._ticking = None
         with self._lock:
-            self.outbox.resting = silent = not self.outbox.pending
+            silent = self.outbox.rest()
         if not silent:
             self.flush()
 

@@ -573,6 +573,31 @@ def test_after_a_silent_look_a_message_leaves_at_once(session, carrier):
         carrier.advance(TICK)
 
 
+@pytest.mark.parametrize("inbox", [SimpleQueue, DeferredQueue])
+def test_what_is_said_during_a_silent_look_leaves(session, carrier, inbox):
+    """
+    Whoever says it looks afterwards whether the reactor has to be woken.
+    """
+    state = session(inbox())
+    outbox, lock = state.outbox, state._lock
+
+    class Interrupted:
+        def __enter__(self) -> None:
+            outbox.pending.append(encode_packet({}))
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    state._lock = Interrupted()
+    state.flush()
+    state._lock = lock
+    if outbox.resting:
+        outbox._stir()
+    carrier.turn()
+    assert len(carrier.messages) == 1
+
+
 def test_what_a_coroutine_says_leaves_at_the_end_of_the_turn(session, carrier):
     state = session(DeferredQueue())
     for n in range(2):
