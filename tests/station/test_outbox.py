@@ -1,11 +1,19 @@
 """What a handler says before it leaves: how much of it waits, and who is woken when."""
 
+import sys
+import threading
+from itertools import cycle, islice
 from typing import Any
 
 import pytest
 
+from pyf.station import StationClient
 from pyf.station.outbox import EACH, MOST, Outbox
 from pyf.transport import LocalProtocolError, PacketTooLarge
+
+WAIT = 10.0
+BURSTS = list(islice(cycle((1, 2, 1, 3, 40, 1, 700, 1, 3000)), 180))
+"""Messages that a handler says at a time: some of them are more than the client's credit."""
 
 
 class Owner:
@@ -129,3 +137,45 @@ def test_who_waits_goes_on_when_there_is_room_or_never_will_be(owner, thread):
             pass
         let_go()
         waiting()
+
+
+@pytest.fixture
+def switching():
+    """
+    Threads take turns as often as they can.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("switching")
+def test_whatever_a_thread_says_comes_in_order_and_once(serve):
+    """
+    The handler says nothing behind a burst, and does not read: all of it has to come all the same.
+    """
+    read = [threading.Event() for _ in BURSTS]
+    late: list[int] = []
+
+    def handler(_: Any, client: Any) -> None:
+        n = 0
+        for burst, (size, done) in enumerate(zip(BURSTS, read, strict=True)):
+            for _ in range(size):
+                client.message({"n": n, "burst": burst})
+                n += 1
+            if not done.wait(WAIT):
+                late.append(burst)
+                break
+        client.success()
+
+    come = []
+    left = list(BURSTS)
+    for value in StationClient("127.0.0.1", serve(handler), True).call([]):
+        if "n" in value:
+            come.append(value["n"])
+            left[value["burst"]] -= 1
+            if not left[value["burst"]]:
+                read[value["burst"]].set()
+    assert not late
+    assert come == list(range(sum(BURSTS)))
