@@ -28,8 +28,6 @@ OPTIONAL = 0x80
 class FrameType(IntEnum):
     """The frames, by the byte that names them."""
 
-    __hash__ = int.__hash__  # Enum's own is not in C, and each frame is looked up several times.
-
     HELLO = 0x01
     OPEN = 0x02
     DATA = 0x03

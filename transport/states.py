@@ -15,8 +15,6 @@ from pyf.transport.frames import FrameType
 class Role(Enum):
     """The two ends of a connection."""
 
-    __hash__ = object.__hash__  # as FrameType
-
     CLIENT = "client"
     SERVER = "server"
 
@@ -28,8 +26,6 @@ class Role(Enum):
 
 class ConnectionState(Enum):
     """Where a connection stands, seen by the side that receives."""
-
-    __hash__ = object.__hash__  # as FrameType
 
     AWAITING_HELLO = "awaiting hello"
     """Nothing has come yet."""
@@ -45,8 +41,6 @@ class ConnectionState(Enum):
 
 class FlowState(Enum):
     """Where a flow stands."""
-
-    __hash__ = object.__hash__  # as FrameType
 
     IDLE = "idle"
     """Not opened yet."""

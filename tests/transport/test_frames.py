@@ -133,6 +133,12 @@ def test_batches_come_back(first, packets):
     assert list(batch.decode()) == packets
 
 
+@pytest.mark.parametrize(("count", "heavy"), [(1, False), (100_000, True)])
+def test_a_batch_is_heavy_if_its_packets_take_long_to_decode(count, heavy):
+    _, data = encode_batch(FrameType.DATA, 7, 0, count, b"\x80" * count)
+    assert decode_batch(BATCH.pack(0, 0xDD, count) + data).heavy is heavy
+
+
 @pytest.mark.parametrize("count", [0, 5, 2**32 - 1])
 def test_a_batch_that_cannot_hold_what_it_announces_is_refused(count):
     with pytest.raises(RemoteProtocolError, match=f"announces {count} packets") as caught:
