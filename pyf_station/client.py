@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -72,12 +73,16 @@ class StationClient(BaseClient):
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
         self._interceptors = checked(interceptors)
+        # Calls begin in any thread.
+        self._lock = threading.Lock()
         self._under_way: WeakSet[Progress] = WeakSet()
 
     def add_listener(self, event: str, listener: Listener) -> None:
         """Have *listener* called; see :meth:`BaseClient.add_listener`."""
         super().add_listener(event, listener)
-        for progress in list(self._under_way):
+        with self._lock:
+            under_way = list(self._under_way)
+        for progress in under_way:
             progress.stop_reading()  # What it has not given yet is for the listener, too.
 
     def call(
@@ -202,7 +207,8 @@ class StationClient(BaseClient):
     ) -> Call:
         check_call(header, timeout)
         progress = Progress()
-        self._under_way.add(progress)
+        with self._lock:
+            self._under_way.add(progress)
         steps: Callable[[Through, Any], Generator[Values, None, None]]
         known = partial(self._steps, progress=progress)
         if flow_id is not None:
