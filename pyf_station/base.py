@@ -35,6 +35,7 @@ class BaseClient:
         self.waits_for_success: bool = waits_for_success
         self.limits: Limits = limits or Limits()
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
+        self._heard: bool = False
 
     def add_listener(self, event: str, listener: Listener) -> None:
         """Have *listener* called with packets that come back to any call of this client.
@@ -47,10 +48,16 @@ class BaseClient:
         Raises ValueError for another event. Callable from any thread.
         """
         self._listeners_of(event).append(listener)
+        self._heard = True
+        self._listens()
 
     def remove_listener(self, event: str, listener: Listener) -> None:
         """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
         self._listeners_of(event).remove(listener)
+        self._heard = any(self._listeners.values())
+
+    def _listens(self) -> None:
+        """Do what is to be done where somebody begins to listen."""
 
     def _listeners_of(self, event: str) -> list[Listener]:
         try:
@@ -60,6 +67,8 @@ class BaseClient:
             raise ValueError(f"no event {event!r}; there are {events}") from None
 
     def _notify(self, packet: Packet, *, final: bool = False) -> None:
+        if not self._heard:
+            return
         if not final:
             for listener in tuple(self._listeners["message_received"]):
                 listener(packet)

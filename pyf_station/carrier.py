@@ -17,6 +17,7 @@ from pyf.station.auth import refuse
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
+from pyf.station.turn import Turn
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
     BadFlowEnding,
@@ -85,12 +86,17 @@ class StationProtocol(Protocol):
         self._draining = False
         self._leaving = False
         self._secured = False
+        # As late as that: a reactor in memory has no threads.
+        self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108
+        self._do_write: Callable[[], object] | None = None
 
     # What Twisted calls
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         """Take the client in, or turn it away. It speaks first."""
         self.peer = self.transport.getPeer()
+        if not ISSLTransport.providedBy(self.transport):
+            self._do_write = getattr(self.transport, "doWrite", None)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
@@ -116,10 +122,11 @@ class StationProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
         if not self._leaving:
-            self._machine.receive_data(data)
-            self._handle_events()
-            if self._watch is not None:
-                self._watch.received()
+            with self._turn:
+                self._machine.receive_data(data)
+                self._handle_events()
+                if self._watch is not None:
+                    self._watch.received()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -136,17 +143,22 @@ class StationProtocol(Protocol):
             self._watch = None
         if self._last_wait is not None:
             self._last_wait.cancel()
-        where = " in the middle of a frame" if self._machine.mid_frame else ""
-        why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
-        self._machine.drop_input()
-        self._lose_sessions(partial(_cut, why), for_good=False)
+        if self._sessions or self._places:
+            where = " in the middle of a frame" if self._machine.mid_frame else ""
+            why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
+            self._machine.drop_input()
+            self._lose_sessions(partial(_cut, why), for_good=False)
         self._server.left(self)
 
     # What sessions call (the Carrier)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
-        self._server.reactor.callFromThread(function)
+        self._turn.call(function)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+        """Call *function* after some seconds; what is returned has ``cancel()``."""
+        return self._server.reactor.callLater(seconds, function)
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread of the server's; return what fires with its result."""
@@ -157,7 +169,7 @@ class StationProtocol(Protocol):
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)
-        self._write(self._machine.data_to_send())
+        self._write_now()
         return count
 
     def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
@@ -167,7 +179,7 @@ class StationProtocol(Protocol):
         self._machine.finish(flow_id, consumed, **facts)
         if place := self._places.get(flow_id):
             self._server.sessions.weigh(place)
-        self._write(self._machine.data_to_send())
+        self._write_now()
         self._settle()
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -391,10 +403,8 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        unknown = self._unknown.pop(flow_id, None)
-        for alarm in (unknown, None if session is None else session.deadline):
-            if alarm is not None:
-                alarm.cancel()
+        for alarm in filter(None, (self._unknown.pop(flow_id, None), session and session.deadline)):
+            alarm.cancel()
 
     def _lose_sessions(
         self, error: Callable[[Session], StationError], *, for_good: bool = True
@@ -469,6 +479,12 @@ class StationProtocol(Protocol):
     def _write(self, out: list[bytes]) -> None:
         if out and not self._leaving:
             self.transport.writeSequence(out)
+
+    def _write_now(self) -> None:
+        """Write what a handler said, and have it leave: not in the reactor's next turn."""
+        self._write(self._machine.data_to_send())
+        if self._do_write and not (self._leaving or self.transport.dataBuffer):
+            self._do_write()
 
 
 def _cut(why: str, session: Session) -> BadFlowEnding:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any, Literal, Self
+from weakref import WeakSet
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.conversation import Conversation
@@ -32,6 +35,7 @@ Flow = Iterable[dict[str, Any]]
 Source = Callable[[int], Flow]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
 Value = Packet | Literal[True]
+Values = Iterable[Value]
 FAST = 0.001
 """Seconds: a source that gives a batch sooner is asked for twice as many packets the next time."""
 
@@ -69,6 +73,15 @@ class StationClient(BaseClient):
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
         self._interceptors = checked(interceptors)
+        # Calls begin in any thread.
+        self._lock = threading.Lock()
+        self._under_way: WeakSet[Progress] = WeakSet()
+
+    def _listens(self) -> None:
+        with self._lock:
+            under_way = list(self._under_way)
+        for progress in under_way:
+            progress.stop_reading()  # What it has not given yet is for the listener, too.
 
     def call(
         self,
@@ -192,7 +205,9 @@ class StationClient(BaseClient):
     ) -> Call:
         check_call(header, timeout)
         progress = Progress()
-        steps: Callable[[Through, Any], Generator[Value, None, None]]
+        with self._lock:
+            self._under_way.add(progress)
+        steps: Callable[[Through, Any], Generator[Values, None, None]]
         known = partial(self._steps, progress=progress)
         if flow_id is not None:
             if not callable(flow):
@@ -220,8 +235,11 @@ class StationClient(BaseClient):
         resume: bool = True,
         make: Source | None = None,
         flow_id: str | None = None,
-    ) -> Generator[Value, None, None]:
-        """One call. It must hold no reference to its Call: dropping that ends this."""
+    ) -> Generator[Values, None, None]:
+        """One call, many values at a time: so each of them costs no change of generators.
+
+        It must hold no reference to its Call: dropping that ends this.
+        """
         link = None
         try:
             link = self._connect(timeout, resume=resume, flow_id=flow_id)
@@ -239,7 +257,7 @@ class StationClient(BaseClient):
                 else:
                     link.abort(type(error).__name__)
                 if isinstance(error, Exception):
-                    yield from progress.departures()
+                    yield progress.departures()
             raise
         finally:
             try:
@@ -250,7 +268,7 @@ class StationClient(BaseClient):
 
     def _send_flow(
         self, link: Link, source: Iterator[dict[str, Any]], progress: Progress
-    ) -> Generator[Value, None, None]:
+    ) -> Generator[Values, None, None]:
         """Send the flow and its END, unless a result comes before."""
         # A source that is slow is asked for one packet, which then leaves at once. One that is
         # fast is asked for more at a time: the keeper sends what it has given where it stops.
@@ -272,7 +290,7 @@ class StationClient(BaseClient):
                 raise
             fast = time.monotonic() - began < FAST
             yield from self._send_pending(link, progress, failure)
-            yield from progress.departures()
+            yield progress.departures()
             yield from self._messages(link, progress)
             cut = link.sent - before < count
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
@@ -282,7 +300,7 @@ class StationClient(BaseClient):
             link.forget_pending()
         link.end()
 
-    def _await_credit(self, link: Link, progress: Progress) -> Generator[Value, None, int]:
+    def _await_credit(self, link: Link, progress: Progress) -> Generator[Values, None, int]:
         """Wait until a packet may be sent: before, the source is not even asked.
 
         Return how many may be; none once the handler wants no more.
@@ -295,11 +313,11 @@ class StationClient(BaseClient):
 
     def _send_pending(
         self, link: Link, progress: Progress, failure: Exception | None
-    ) -> Generator[Value, None, None]:
+    ) -> Generator[Values, None, None]:
         """Have what is pending leave, then raise *failure* if there is one."""
         try:
             while not link.send():
-                yield from progress.departures()
+                yield progress.departures()
                 yield from self._messages(link, progress)
                 link.wait()
         except StationError:
@@ -309,7 +327,9 @@ class StationClient(BaseClient):
             link.abort(type(failure).__name__)
             raise failure
 
-    def _receive(self, link: Link, waits: bool, progress: Progress) -> Generator[Value, None, None]:
+    def _receive(
+        self, link: Link, waits: bool, progress: Progress
+    ) -> Generator[Values, None, None]:
         """Yield what comes back until the result, or until the server has the whole flow."""
         if not waits and link.result is None:
             link.confirm()
@@ -319,16 +339,20 @@ class StationClient(BaseClient):
                 link.wait()
         yield from self._messages(link, progress)
         if link.result is not None:
-            progress.received += 1
             progress.final = outcome(link.result, link.sent, link.timeout, self._notify)
-            yield progress.final
+            yield (progress.final,)
 
-    def _messages(self, link: Link, progress: Progress) -> Generator[Value, None, None]:
-        while packets := link.take_messages():
-            for packet in packets:
-                progress.received += 1
-                self._notify(packet)
-                yield packet
+    def _messages(self, link: Link, progress: Progress) -> Generator[Values, None, None]:
+        while maps := link.take_maps():
+            while maps:
+                packets = progress.read(maps)
+                if self._heard:
+                    for packet in packets:
+                        self._notify(packet)
+                        yield (packet,)
+                else:
+                    yield packets
+                maps = progress.unread()  # Where reading them was stopped.
 
 
 class Call(Counted, Iterator[Value]):
@@ -337,15 +361,16 @@ class Call(Counted, Iterator[Value]):
     For one thread at a time; the counters can be read, and the call closed, from any.
     """
 
-    def __init__(self, steps: Generator[Value, None, None], progress: Progress) -> None:
+    def __init__(self, steps: Generator[Values, None, None], progress: Progress) -> None:
         self._steps = steps
+        self._values = chain.from_iterable(steps)
         self._progress = progress
 
-    def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
-        return self._steps
+    def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - its packets cost no call of ours
+        return self._values
 
     def __next__(self) -> Value:
-        return next(self._steps)
+        return next(self._values)
 
     def cancel(self) -> None:
         """Tell the handler that the flow is given up, from a signal handler, which then raises.
@@ -361,6 +386,7 @@ class Call(Counted, Iterator[Value]):
         Raises ValueError where another thread is iterating right now.
         """
         self._steps.close()
+        self._progress.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -381,22 +407,22 @@ def _same(source: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _once(
-    steps: Callable[..., Generator[Value, None, None]],
+    steps: Callable[..., Generator[Values, None, None]],
     source: Iterator[dict[str, Any]],
     through: Through,
     header: dict[str, Any] | None,
-) -> Generator[Value, None, None]:
+) -> Generator[Values, None, None]:
     return steps(through(source), header)
 
 
 def _again(
-    steps: Callable[..., Generator[Value, None, None]],
+    steps: Callable[..., Generator[Values, None, None]],
     make: Source,
     timeout: float | None,
     progress: Progress,
     through: Through,
     header: dict[str, Any] | None,
-) -> Generator[Value, None, None]:
+) -> Generator[Values, None, None]:
     rest = partial(_start, through, make)
     return persist(partial(steps, None, header, make=rest), Persistence(progress, timeout))
 

@@ -107,7 +107,7 @@ class FlowRun:
 
     def notify(self, packet: Packet) -> None:
         """Count a message, and tell listeners."""
-        self.progress.received += 1
+        self.progress.came()
         self._notify(packet)
 
     def outcome(self, stream: Stream) -> Packet:
@@ -147,10 +147,8 @@ class CallRun(FlowRun):
                     self.notify(packet)
                     yield packet
             if self.stream is not None and self.stream.result is not None:
-                progress = self.progress
-                progress.received += 1
-                progress.final = self.outcome(self.stream)
-                yield progress.final
+                self.progress.final = final = self.outcome(self.stream)
+                yield final
         except BaseException as error:
             self.fail(error)
             if isinstance(error, GeneratorExit):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Literal, Protocol
+from operator import length_hint
+from typing import Any, Literal, Protocol
 
 from pyf.transport import Packet
+from pyf.transport.codec import unroll
 
 
 class Carried(Protocol):
@@ -25,10 +27,12 @@ class Progress:
         self.link: Carried | None = None
         self.length_hint: int | None = None
         """Packets that the flow will probably have, where its source knows."""
-        self.received: int = 0
-        """Packets that have come back."""
         self.final: Packet | None = None
         """What stands for the success, once it has come."""
+        self._came = 0
+        self._reading: Iterator[Any] = iter(())
+        self._rest: list[Any] = []
+        self._departing: Iterator[Literal[True]] = iter(())
         self._origin = 0
         self._told = 0
 
@@ -49,6 +53,38 @@ class Progress:
         """Packets that the handler has taken, as last reported; exact once there is a result."""
         return self.link.consumed if self.link else 0
 
+    @property
+    def received(self) -> int:
+        """Packets that have come back, and were yielded."""
+        unread = length_hint(self._reading) + len(self._rest)
+        return self._came - unread + (self.final is not None)
+
+    def came(self) -> None:
+        """Count a message that is yielded at once."""
+        self._came += 1
+
+    def read(self, maps: list[dict[str, Any]]) -> Iterator[Packet]:
+        """Return an iterator of the packets in *maps*, which counts those that it gives."""
+        left, packets = unroll(maps)
+        self._came, self._reading = self._came + len(maps), left
+        return packets
+
+    def unread(self) -> list[dict[str, Any]]:
+        """Return what the last iterator would have given yet, had it not been stopped."""
+        rest = self._rest
+        self._rest, self._came = [], self._came - len(rest)
+        return [each if isinstance(each, Packet) else each.pop() for each in rest]
+
+    def stop_reading(self) -> None:
+        """Have the last iterator of packets end. Callable from any thread."""
+        # One call in C: no packet is taken meanwhile.
+        self._rest.extend(self._reading)
+
+    def stop(self) -> None:
+        """Have all iterators end. Callable from any thread."""
+        self.stop_reading()
+        list(self._departing)
+
     def departed(self) -> int:
         """Return how many packets have left since this was asked last."""
         told, self._told = self._told, self.sent
@@ -56,7 +92,8 @@ class Progress:
 
     def departures(self) -> Iterator[Literal[True]]:
         """Return True for each of them."""
-        return repeat(True, self.departed())
+        self._departing = repeat(True, self.departed())
+        return self._departing
 
 
 class Counted:

@@ -151,6 +151,7 @@ class Flow(_Reader, Iterator[Packet]):
                 self._end()
                 return None
             self._prepare()
+            self._session.hurry()
             self._session.reading = True
             item = self._inbox.get()
             self._session.reading = False
@@ -234,6 +235,7 @@ class _Client:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._add = session.outbox.add
 
     @property
     def peer(self) -> Any:
@@ -279,7 +281,7 @@ class Client(_Client):
         RemoteProtocolError) where nobody listens any more. Where the client's generator failed,
         messages are dropped until the handler has read what came before.
         """
-        if self._session.add_message(packet):
+        if self._add(packet):
             self._session.wait_for_room()
 
     def success(self, value: Any = None) -> None:
@@ -318,10 +320,9 @@ class AsyncClient(_Client):
 
     async def message(self, packet: dict[str, Any]) -> None:
         """Send *packet* back. Waits while the client does not read; raises as ``Client`` does."""
-        session = self._session
-        if session.add_message(packet):
-            await session.room()
-            session.check_heard()
+        if self._add(packet):
+            await self._session.outbox.room()
+            self._session.check_heard()
 
     async def success(self, value: Any = None) -> None:
         """End the flow well, as ``Client.success`` does."""

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, closing
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from pyf.station.conversation import Conversation
@@ -24,9 +33,9 @@ def intercepted(
     peer: tuple[str, int],
     header: dict[str, Any] | None,
     progress: Progress,
-    steps: Callable[[Through, Any], Generator[Any, None, None]],
-) -> Generator[Any, None, None]:
-    """Run the *steps* of a call inside *interceptors*.
+    steps: Callable[[Through, Any], Generator[Iterable[Any], None, None]],
+) -> Generator[Iterable[Any], None, None]:
+    """Run the *steps* of a call inside *interceptors*, which see one value after the other.
 
     They are given what their packets have to pass, and the header.
     """
@@ -35,7 +44,8 @@ def intercepted(
         values = steps(partial(passed, call), call.header)
         with closing(values):
             try:
-                yield from call.messages_pipe.iterate(values)
+                for value in call.messages_pipe.iterate(chain.from_iterable(values)):
+                    yield (value,)
             except ServerError:
                 call.status = "error"
                 raise

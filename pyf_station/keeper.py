@@ -20,6 +20,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from pyf.station.nursery import nursery
 from pyf.station.outcome import lost, refusal
 from pyf.station.wire import Wire, deadline_error, set_user_timeout
 from pyf.transport import (
@@ -67,6 +68,7 @@ _links: weakref.WeakSet[KeptLink] = weakref.WeakSet()
 
 
 def _forked() -> None:
+    nursery.forget()
     for link in list(_links):
         link.disown()
 
@@ -146,11 +148,15 @@ class KeptLink:
         Waits for that, LAST_WORD seconds at the most, only in the thread that used the link last;
         in another, and in the garbage collector's, the keeper sees to it.
         """
-        if self._keeper is None or sys.is_finalizing():
+        if not self._flow_id or sys.is_finalizing():
             # As the interpreter exits, the keeper does not run any more.
             self._release()
             return
         mine = threading.get_ident() == self._owner
+        if mine and nursery.remove(self):
+            self._closed = True
+            self._keep_farewell()
+            return
         try:
             if mine:
                 self._linger()
@@ -158,11 +164,8 @@ class KeptLink:
             # Without the lock: the collector may run in a keeper that holds it.
             self._closed = True
             self._wake()
-        if mine:
-            try:
-                self._keeper.join(LAST_WORD)
-            except RuntimeError:  # It was never started.
-                self._release()
+        if mine and self._keeper is not None:
+            self._keeper.join(LAST_WORD)
 
     def _say(self, word: Callable[[], None], *, wait: bool = True) -> None:
         if self.result is not None or self._lingering or self._last_words is not None:
@@ -379,8 +382,22 @@ class KeptLink:
 
     # The keeper
 
+    def _await_keeper(self) -> None:
+        nursery.add(self)
+
+    def get_keeper(self) -> None:
+        """Start a keeper. Raises RuntimeError or OSError where the system has none to give."""
+        if self._wake_receiver is None:
+            self._wake_receiver, self._wake_sender = socket.socketpair()
+            self._wake_receiver.setblocking(False)
+            self._wake_sender.setblocking(False)
+        keeper = threading.Thread(target=self._keep, name="pyf.station-keeper", daemon=True)
+        keeper.start()
+        self._keeper = keeper
+
     def _wake(self) -> None:
-        assert self._wake_sender is not None
+        if self._wake_sender is None:
+            return  # The keeper, once there is one, has a look by itself.
         self._resting = False
         with suppress(OSError):  # It is full, which wakes as well, or closed already.
             self._wake_sender.send(b"\0")
@@ -388,7 +405,7 @@ class KeptLink:
     def _keep(self) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
-        seen = -1
+        seen = self._activity
         with _Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
@@ -436,7 +453,9 @@ class KeptLink:
         self._service()
 
     def _keep_farewell(self) -> None:
-        with self._lock:
-            self._say_it()
-        self._linger()
-        self._release()
+        try:
+            with self._lock:
+                self._say_it()
+            self._linger()
+        finally:
+            self._release()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,17 +28,12 @@ class Link(KeptLink):
     def open(
         self, header: dict[str, Any] | None, *, waits: bool, length_hint: int | None = None
     ) -> None:
-        """Open the flow, and start the keeper. What is to be sent leaves with the first packets,
-        or two TICKs later.
+        """Open the flow. What is to be sent leaves with the first packets, or two TICKs later.
 
         Raises PacketError for a header that cannot travel.
         """
         self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self._keeper = threading.Thread(target=self._keep, name="pyf.station-keeper", daemon=True)
-        self._keeper.start()
+        self._await_keeper()
 
     def _open_flow(
         self, machine: Connection, header: dict[str, Any] | None, waits: bool, length: int | None
@@ -122,7 +115,11 @@ class Link(KeptLink):
         self._turn()
 
     def take_messages(self) -> list[Packet]:
-        """Return the packets of one batch that has come back, none if none has.
+        """Return the packets of one batch that has come back; as ``take_maps`` does."""
+        return list(codec.unroll(self.take_maps())[1])
+
+    def take_maps(self) -> list[dict[str, Any]]:
+        """Return the packets of one batch that has come back, none if none has: for ``unroll``.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
@@ -130,7 +127,7 @@ class Link(KeptLink):
             return []
         batch = self._messages.popleft()
         try:
-            packets = list(batch.decode())
+            packets = batch.decode_maps()
         except RemoteProtocolError as error:
             with self._lock:
                 self._machine.fail(error)

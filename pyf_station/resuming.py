@@ -103,6 +103,9 @@ class ResumingLink(Link):
         keeps = self._limits.retention
         return machine.open_flow(header, self.timeout, waits, length, resume=keeps, name=self._name)
 
+    def _await_keeper(self) -> None:
+        self.get_keeper()  # Which is to connect, whenever that is.
+
     # What a link does, while it has no connection
 
     def _service(self) -> None:

@@ -7,11 +7,10 @@ the reactor's thread, but for those whose docstring says otherwise.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import length_hint
+from queue import SimpleQueue
 from traceback import format_exception
 from typing import Any, Final, Protocol
 from uuid import uuid4
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.reflect import safe_str
 
 from pyf.station.blame import described, failure
+from pyf.station.outbox import Outbox
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
     AuthenticationFailed,
@@ -38,7 +38,7 @@ from pyf.transport import (
 )
 from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+from pyf.transport.limits import BATCH_PACKETS
 from pyf.transport.pieces import Pending
 
 _log: Final = Logger()
@@ -47,6 +47,10 @@ _GIVEN_UP: Final = (FlowCancelled, DeadlineExceeded, AuthenticationFailed)
 
 END: Final = None
 """What the inbox holds where the flow is whole."""
+
+TICK: Final = 0.002
+"""Seconds between looks at what a thread says, where it says one thing after another. The first
+leaves at once; so does all of it once the thread waits for its flow, or has said very much."""
 
 Item = Batch | StationError | None
 
@@ -74,6 +78,10 @@ class Carrier(Protocol):
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
+        ...
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+        """Call *function* after some seconds; what is returned has ``cancel()``."""
         ...
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -146,14 +154,18 @@ class Session:
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
-        # Guards all below, but for what the inbox and the errors are: those are only added to.
-        self._changed = threading.Condition()
-        self._pending: deque[bytes] = deque()
-        self._pending_size = 0
+        self.outbox: Outbox = Outbox(
+            self._wake, self._check_size, self._check_open, carrier.max_packet
+        )
+        """The handler's messages, on their way."""
+        # Guards the result, and whether the flow is over.
+        self._lock = self.outbox.lock
         self._result: tuple[int, dict[str, Any]] | None = None
         self._closed = False
-        self._scheduled = False
-        self._waiters: list[Deferred[None]] = []
+        self._woken = False
+        # A coroutine waits, for something, at the end of each of the reactor's turns.
+        self._paced = isinstance(inbox, SimpleQueue)
+        self._ticking: Any = None
         self._errors: list[StationError] = []
         # Messages that nobody hears any more, since the handler had taken so many packets.
         self._unheard = 0
@@ -184,7 +196,7 @@ class Session:
         if self.given_up:
             self.drop()
         self.inbox.put(error)
-        self._wake_waiters()
+        self.outbox.wake_waiters()
         if interrupted is not None:
             interrupted()
         if status is not None:
@@ -196,55 +208,64 @@ class Session:
         """Note that the connection is gone: *error* for a handler that still needs it."""
         if self.whole and not self._waits:
             self._close(None)
-            self._wake_waiters()
+            self.outbox.wake_waiters()
             self._tell_end()
         else:
             self.fail(error)
 
     def flush(self) -> None:
         """Send what may be sent: messages under credit, and the result behind them."""
-        with self._changed:
-            self._scheduled = False
-            if self._closed:
-                return
-            sent = self.carrier.send_messages(self.flow_id, self._pending) if self._pending else 0
+        self._woken = False
+        if self._closed:
+            return
+        outbox, pending = self.outbox, self.outbox.pending
+        silent = not pending
+        sent = 0 if silent else self.carrier.send_messages(self.flow_id, pending)
+        with self._lock:
             if sent:
                 self.sent += sent
-                self._pending_size = sum(map(len, self._pending))
-                self._changed.notify_all()
-            result = self._result if not self._pending else None
-            if result is not None:
-                self._closed = True
-        self._wake_waiters()
+                outbox.count()
+                if self._ticking is None and (self._paced or pending):
+                    outbox.resting = False
+                    self._ticking = self.carrier.call_later(TICK, self._tick)
+            result = self._result if not pending else None
+            self._closed = result is not None
+            # What is left waits for credit, unless it has come since.
+            late = self._ticking is None and not outbox.rest() and silent
+        if late:
+            self._wake()
+        if result is not None:
+            self._stop_ticking()
+        outbox.wake_waiters()
         if result is not None:
             self.carrier.send_result(self.flow_id, *result)
             self._tell_end()
 
+    def _tick(self) -> None:
+        self._ticking = None
+        with self._lock:
+            silent = self.outbox.rest()
+        if not silent:
+            self.flush()
+
+    def _stop_ticking(self) -> None:
+        ticking, self._ticking = self._ticking, None
+        if ticking is not None:
+            ticking.cancel()
+
     # What the handler does; callable from any thread
 
-    def add_message(self, packet: dict[str, Any]) -> bool:
-        """Queue a message; return whether to wait before the next. Callable from any thread.
-
-        Raises TypeError or PacketError for what cannot travel, LocalProtocolError after the
-        result, and the flow's ending, once it has ended before its time.
-        """
-        data = encode_packet(packet)
-        self._check_size(len(data))
-        with self._changed:
-            self._check_open("a message")
-            if not self._closed:
-                self._pending.append(data)
-                self._pending_size += len(data)
-                self._schedule()
-            return self._full()
+    def hurry(self) -> None:
+        """Have what is pending leave: the handler is about to wait. Callable from any thread."""
+        if self.outbox.pending:
+            self._wake()
 
     def wait_for_room(self) -> None:
         """Block until a message can be queued; raise the flow's ending, if it has one.
 
         For the handler's threads alone.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._full())
+        self.outbox.wait()
         self.check_heard()
 
     def check_heard(self) -> None:
@@ -257,16 +278,6 @@ class Session:
             return
         if not isinstance(self.ending, ClientError) or not self._reads_on():
             raise self.ending
-
-    def room(self) -> Deferred[None]:
-        """Return what fires once a message can be queued, or never will. For the reactor alone."""
-        room: Deferred[None] = Deferred()
-        with self._changed:
-            if self._full() and not self._closed:
-                self._waiters.append(room)
-                return room
-        room.callback(None)
-        return room
 
     def succeed(self, value: Any) -> None:
         """Give the result. Callable from any thread.
@@ -377,7 +388,7 @@ class Session:
     @property
     def awaited(self) -> str:
         """Who is waited for, ``client`` or ``handler``. Callable from any thread."""
-        idle = self.reading or self._pending or self._result is not None
+        idle = self.reading or self.outbox.pending or self._result is not None
         return "client" if idle and self.ending is None else "handler"
 
     @property
@@ -396,11 +407,12 @@ class Session:
         """Give the result; raises as ``succeed`` does."""
         data = encode_packet(facts)
         self._check_size(len(data))
-        with self._changed:
+        with self._lock:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
             self._result = (self.consumed, decode(data))
-            self._schedule()
+            self.outbox.close()
+        self._wake()
         if not self.whole:
             text = "the handler has given its result: the rest of the flow is not sent"
             error = FlowCancelled(text)
@@ -424,7 +436,7 @@ class Session:
                 option="max_packet",
             )
 
-    def _check_open(self, what: str) -> None:
+    def _check_open(self, what: str = "a message") -> None:
         if self._result is not None:
             text = f"{what} after the result: the first word stands"
             raise LocalProtocolError(text, code="answered")
@@ -432,20 +444,20 @@ class Session:
 
     def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
         """Return what interrupts a coroutine that waits for something else than its client."""
-        waits_for_us = self.reading or not all(room.called for room in self._waiters)
+        waits_for_us = self.reading or self.outbox.has_waiters
         if waits_for_us or not isinstance(error, _GIVEN_UP):
             return None
         return self.cancel_handler
 
     def _close(self, ending: StationError | None) -> None:
-        with self._changed:
+        with self._lock:
             if ending is not None:
                 self._errors.append(ending)
             self.ending = ending
             self._closed = True
-            self._pending.clear()
-            self._pending_size = 0
-            self._changed.notify_all()
+            self.outbox.pending.clear()
+            self.outbox.close()
+        self._stop_ticking()
 
     def _tell_end(self) -> None:
         if self.on_end is not None:
@@ -459,21 +471,11 @@ class Session:
         self._unheard += 1
         return consumed < self.received and self._unheard <= BATCH_PACKETS
 
-    def _full(self) -> bool:
-        return len(self._pending) >= BATCH_PACKETS or self._pending_size >= BATCH_BYTES
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+    def _wake(self) -> None:
+        """Have the reactor look at what there is to say."""
+        if not self._woken:
+            self._woken = True
             self.carrier.call_soon(self.flush)
-
-    def _wake_waiters(self) -> None:
-        with self._changed:
-            if self._full() and not self._closed:
-                return
-            waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.callback(None)
 
 
 def failure_facts(error: BaseException | str, code: str, *, expose: bool) -> dict[str, Any]:

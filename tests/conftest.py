@@ -33,6 +33,7 @@ settings.load_profile("same-examples" if os.environ.get("CI") else "new-examples
 PROCESS_WIDE_THREADS = {
     "pyf.station-reactor",  # the reactor that all tests with real sockets share
     "pyf.station-keeper",  # the blocking clients' helper, which answers pings
+    "pyf.station-nursery",  # which waits a moment for the next call
 }
 SETTLE_SECONDS = 5.0
 

@@ -5,7 +5,12 @@ and a server's machine without any; :func:`check_flow_promises` says in code wha
 server must do. ``pyf.station.testing.fixtures`` has fixtures for pytest.
 """
 
-from pyf.station.testing.awaited import AwaitedCall, AwaitedClient, asyncio_thread
+from pyf.station.testing.awaited import (
+    AwaitedCall,
+    AwaitedClient,
+    AwaitedConversation,
+    asyncio_thread,
+)
 from pyf.station.testing.bench import (
     Bench,
     Connect,
@@ -25,6 +30,7 @@ __all__ = [
     "PROMISES",
     "AwaitedCall",
     "AwaitedClient",
+    "AwaitedConversation",
     "Bench",
     "ChaosProxy",
     "Connect",

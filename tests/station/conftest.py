@@ -431,9 +431,14 @@ class FakeCarrier:
         self._calls = HandReactor()
         self.turn = self._calls.turn
         self.run_until = self._calls.run_until
+        self.advance = self._calls.advance
+        self.delayed = self._calls.getDelayedCalls
 
     def call_soon(self, function: Callable[[], None]) -> None:
         self._calls.callFromThread(function)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+        return self._calls.callLater(seconds, function)
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return maybeDeferred(function, *args)

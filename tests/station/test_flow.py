@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 
 from pyf.station import AsyncClient, AsyncFlow, Client, Flow
+from pyf.station.outbox import EACH, MOST
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -17,8 +18,9 @@ from pyf.transport import (
     RemoteProtocolError,
     UnsupportedValue,
 )
-from pyf.transport.limits import BATCH_PACKETS, INITIAL_BYTES, INITIAL_PACKETS
+from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
 
+FULL = MOST // (EACH + 1) + 1  # empty messages
 AT_ONCE = [FlowCancelled("given up"), DeadlineExceeded("too late")]
 IN_TURN = [ClientError("it failed"), BadFlowEnding("it was cut")]
 
@@ -465,16 +467,18 @@ def test_messages_block_until_the_client_reads(session, carrier, thread):
     state = client._session
 
     def speak():
-        for n in range(2 * BATCH_PACKETS):
+        for n in range(2 * FULL):
             client.message({"n": n})
 
     speaking = thread(speak)
-    carrier.run_until(lambda: len(state._pending) == BATCH_PACKETS)
+    carrier.run_until(lambda: state.outbox.full)
     assert carrier.messages == []
     carrier.credit = 10_000
     state.flush()
-    carrier.run_until(lambda: len(carrier.messages) == 2 * BATCH_PACKETS)
+    carrier.run_until(lambda: len(carrier.messages) > FULL)
     speaking()
+    state.flush()
+    assert len(carrier.messages) == 2 * FULL
 
 
 @pytest.mark.parametrize("error", [*AT_ONCE, *IN_TURN])
@@ -488,7 +492,7 @@ def test_a_blocked_message_wakes_and_raises(session, carrier, thread, error):
             client.message({})
 
     speaking = thread(speak)
-    carrier.run_until(lambda: len(state._pending) == BATCH_PACKETS)
+    carrier.run_until(lambda: state.outbox.full)
     state.fail(error)
     with pytest.raises(type(error)):
         speaking()
@@ -500,8 +504,8 @@ def test_a_coroutine_that_sends_messages_waits_until_the_client_reads(session, c
     client = AsyncClient(state)
 
     async def speak():
-        for n in range(BATCH_PACKETS):
-            await client.message({"n": n})
+        for _ in range(FULL):
+            await client.message({})
 
     results, _ = collected(speak())
     carrier.turn()

@@ -15,6 +15,7 @@ import pytest
 
 from pyf.station import keeper as keeper_module
 from pyf.station.link import Link
+from pyf.station.nursery import Nursery
 from pyf.station.wire import Wire
 from pyf.transport import (
     Connection,
@@ -864,6 +865,7 @@ def test_a_keeper_that_could_not_start_leaves_nothing_open(monkeypatch, sockets)
         raise RuntimeError("can't start new thread")
 
     link = Link(Wire(sockets[0]), Limits())
+    monkeypatch.setattr("pyf.station.keeper.nursery", Nursery())
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         link.open(None, waits=True)

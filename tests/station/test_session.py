@@ -1,5 +1,6 @@
 """The state of one flow: what is queued, what is said last, and who is woken."""
 
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
@@ -8,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.logger import LogLevel, globalLogPublisher
 
 from pyf.station.flow import Flow
-from pyf.station.session import END, failure_facts
+from pyf.station.session import END, TICK, failure_facts
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -21,7 +22,7 @@ from pyf.transport import (
     UnsupportedValue,
     encode_packet,
 )
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, INITIAL_BYTES
+from pyf.transport.limits import BATCH_PACKETS, INITIAL_BYTES
 
 LOST = BadFlowEnding("the connection was cut")
 CANCELLED = FlowCancelled("the client gave up")
@@ -88,7 +89,7 @@ def test_a_failure_after_the_result_has_left_counts_for_nothing(session, carrier
 def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
     carrier.credit = 0
     state = session(SimpleQueue())
-    state.add_message({})
+    state.outbox.add({})
     state.succeed(1)
     carrier.turn()
     state.fail(CANCELLED, "cancelled")
@@ -136,7 +137,7 @@ def test_a_client_that_does_not_wait_may_leave_behind_its_end(session, carrier):
     state.end()
     state.lose(LOST)
     assert (drain(inbox), state.cancelled) == ([END], False)
-    assert not state.add_message({})
+    assert not state.outbox.add({})
     state.succeed("nobody hears it")
     carrier.turn()
     assert (carrier.messages, carrier.results) == ([], [])
@@ -145,9 +146,9 @@ def test_a_client_that_does_not_wait_may_leave_behind_its_end(session, carrier):
 def test_a_handler_that_waits_to_send_goes_on_when_its_client_has_left(session, carrier, thread):
     carrier.credit = 0
     state = session(SimpleQueue(), waits=False)
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
-    room = state.room()
+    room = state.outbox.room()
     waiting = thread(state.wait_for_room)
     state.end()
     state.lose(LOST)
@@ -161,8 +162,8 @@ def test_a_handler_that_waits_to_send_goes_on_when_its_client_has_left(session, 
 def test_messages_go_before_the_result(session, carrier):
     carrier.credit = 1
     state = session(SimpleQueue())
-    state.add_message({"n": 1})
-    state.add_message({"n": 2})
+    state.outbox.add({"n": 1})
+    state.outbox.add({"n": 2})
     state.succeed("Done")
     carrier.turn()
     assert (carrier.messages, carrier.results) == ([encode_packet({"n": 1})], [])
@@ -177,26 +178,15 @@ def test_many_messages_cost_one_call_of_the_reactor(session, carrier, monkeypatc
     monkeypatch.setattr(carrier, "call_soon", calls.append)
     state = session(SimpleQueue())
     for n in range(100):
-        state.add_message({"n": n})
+        state.outbox.add({"n": n})
     state.succeed(None)
     assert len(calls) == 1
-
-
-def test_the_queue_of_messages_is_full_at_a_batch_of_packets(session):
-    state = session(SimpleQueue())
-    assert [state.add_message({}) for _ in range(BATCH_PACKETS)].index(True) == BATCH_PACKETS - 1
-
-
-def test_the_queue_of_messages_is_full_at_a_batch_of_bytes(session):
-    state = session(SimpleQueue())
-    assert not state.add_message({"data": bytes(BATCH_BYTES // 2)})
-    assert state.add_message({"data": bytes(BATCH_BYTES // 2)})
 
 
 def test_who_waits_for_room_gets_the_flows_ending(session, carrier, thread):
     carrier.credit = 0
     state = session(SimpleQueue())
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
     waiting = thread(state.wait_for_room)
     state.fail(LOST)
@@ -207,15 +197,15 @@ def test_who_waits_for_room_gets_the_flows_ending(session, carrier, thread):
 def test_room_is_there_at_once_where_the_queue_is_not_full(session):
     state = session(SimpleQueue())
     state.wait_for_room()
-    assert state.room().called
+    assert state.outbox.room().called
 
 
 def test_a_flush_that_makes_no_room_wakes_nobody(session, carrier):
     carrier.credit = 0
     state = session(SimpleQueue())
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
-    room = state.room()
+    room = state.outbox.room()
     carrier.turn()
     assert not room.called
     carrier.credit = 1
@@ -226,9 +216,9 @@ def test_a_flush_that_makes_no_room_wakes_nobody(session, carrier):
 def test_a_room_that_nobody_waits_for_any_more_wakes_nobody(session, carrier):
     carrier.credit = 0
     state = session(SimpleQueue())
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
-    room = state.room()
+    room = state.outbox.room()
     room.addErrback(lambda failure: failure.trap(CancelledError))
     room.cancel()
     carrier.credit = 1
@@ -277,12 +267,12 @@ def test_a_result_behind_the_end_adds_nothing_to_the_flow(session):
 
 
 @pytest.mark.parametrize("first", ["succeed", "report_error"])
-@pytest.mark.parametrize("second", ["succeed", "report_error", "add_message"])
+@pytest.mark.parametrize("second", ["succeed", "report_error", "outbox.add"])
 def test_nothing_can_be_said_after_the_result(session, carrier, first, second):
     state = session(SimpleQueue())
-    getattr(state, first)("first")
+    attrgetter(first)(state)("first")
     with pytest.raises(LocalProtocolError, match="the first word stands") as caught:
-        getattr(state, second)({"n": 2} if second == "add_message" else "second")
+        attrgetter(second)(state)({"n": 2} if second == "outbox.add" else "second")
     assert caught.value.code == "answered"
     carrier.turn()
     ((_, _, facts),) = carrier.results
@@ -290,22 +280,22 @@ def test_nothing_can_be_said_after_the_result(session, carrier, first, second):
     assert carrier.messages == []
 
 
-@pytest.mark.parametrize("say", ["succeed", "report_error", "add_message"])
+@pytest.mark.parametrize("say", ["succeed", "report_error", "outbox.add"])
 def test_whatever_is_said_after_the_flows_ending_raises_it(session, say):
     state = session(SimpleQueue())
     state.fail(LOST)
     with pytest.raises(BadFlowEnding) as caught:
-        getattr(state, say)({} if say == "add_message" else "late")
+        attrgetter(say)(state)({} if say == "outbox.add" else "late")
     assert caught.value is LOST
 
 
-@pytest.mark.parametrize("say", ["succeed", "report_error", "add_message"])
+@pytest.mark.parametrize("say", ["succeed", "report_error", "outbox.add"])
 def test_what_the_client_does_not_take_is_refused_where_it_is_said(session, carrier, say):
     carrier.max_packet = INITIAL_BYTES
     state = session(SimpleQueue())
     text = "x" * INITIAL_BYTES
     with pytest.raises(PacketTooLarge) as caught:
-        getattr(state, say)({"text": text} if say == "add_message" else text)
+        attrgetter(say)(state)({"text": text} if say == "outbox.add" else text)
     error = caught.value
     assert (error.size > INITIAL_BYTES, error.limit, error.option) == (
         True,
@@ -513,9 +503,9 @@ def test_a_coroutine_that_waits_for_its_flow_is_not_interrupted(interrupted):
 def test_a_coroutine_that_waits_to_send_is_not_interrupted(interrupted, carrier):
     carrier.credit = 0
     state, calls = interrupted()
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
-    room = state.room()
+    room = state.outbox.room()
     state.fail(CANCELLED)
     assert (calls, room.called) == ([], True)
 
@@ -523,9 +513,9 @@ def test_a_coroutine_that_waits_to_send_is_not_interrupted(interrupted, carrier)
 def test_a_coroutine_that_once_waited_to_send_is_interrupted(interrupted, carrier):
     carrier.credit = 0
     state, calls = interrupted()
-    while not state.add_message({}):
+    while not state.outbox.add({}):
         pass
-    room: Deferred[None] = state.room()
+    room: Deferred[None] = state.outbox.room()
     room.addErrback(lambda failure: failure.trap(CancelledError))
     room.cancel()
     state.fail(CANCELLED)
@@ -543,9 +533,97 @@ def test_messages_to_a_failed_client_are_dropped_as_long_as_the_handler_reads(se
     state.fail(ClientError("failed"))
     next(flow)
     for _ in range(BATCH_PACKETS):
-        assert not state.add_message({})
+        assert not state.outbox.add({})
     with pytest.raises(ClientError):
-        state.add_message({})
+        state.outbox.add({})
     next(flow)
     with pytest.raises(ClientError):
-        state.add_message({})
+        state.outbox.add({})
+
+
+# When it leaves
+
+
+def test_what_a_thread_says_in_a_row_leaves_at_the_next_look(session, carrier):
+    state = session(SimpleQueue())
+    state.outbox.add({"n": 1})
+    carrier.turn()
+    state.outbox.add({"n": 2})
+    carrier.turn()
+    assert len(carrier.messages) == 1
+    carrier.advance(TICK)
+    assert len(carrier.messages) == 2
+
+
+def test_what_a_thread_says_leaves_before_it_waits_for_its_flow(session, carrier):
+    state = session(SimpleQueue())
+    for n in range(2):
+        state.outbox.add({"n": n})
+        state.hurry()
+        carrier.turn()
+        assert len(carrier.messages) == n + 1
+
+
+def test_after_a_silent_look_a_message_leaves_at_once(session, carrier):
+    state = session(SimpleQueue())
+    for n in range(2):
+        state.outbox.add({"n": n})
+        carrier.turn()
+        assert len(carrier.messages) == n + 1
+        carrier.advance(TICK)
+
+
+@pytest.mark.parametrize("inbox", [SimpleQueue, DeferredQueue])
+def test_what_is_said_during_a_silent_look_leaves(session, carrier, inbox):
+    """
+    Whoever says it looks afterwards whether the reactor has to be woken.
+    """
+    state = session(inbox())
+    outbox, lock = state.outbox, state._lock
+
+    class Interrupted:
+        def __enter__(self) -> None:
+            outbox.pending.append(encode_packet({}))
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    state._lock = Interrupted()
+    state.flush()
+    state._lock = lock
+    if outbox.resting:
+        outbox._stir()
+    carrier.turn()
+    assert len(carrier.messages) == 1
+
+
+def test_what_a_coroutine_says_leaves_at_the_end_of_the_turn(session, carrier):
+    state = session(DeferredQueue())
+    for n in range(2):
+        state.outbox.add({"n": n})
+        carrier.turn()
+        assert len(carrier.messages) == n + 1
+
+
+def test_nobody_looks_again_where_there_is_no_credit(session, carrier):
+    state = session(SimpleQueue())
+    carrier.credit = 1
+    for n in range(2):
+        state.outbox.add({"n": n})
+    carrier.turn()
+    carrier.advance(TICK)
+    assert not carrier.delayed()
+    carrier.credit = 1
+    state.flush()
+    assert len(carrier.messages) == 2
+
+
+@pytest.mark.parametrize("end", [lambda state: state.fail(LOST), lambda state: state.succeed(None)])
+def test_nobody_looks_again_once_the_flow_is_over(session, carrier, end):
+    state = session(SimpleQueue())
+    state.outbox.add({})
+    carrier.turn()
+    end(state)
+    carrier.turn()
+    assert not carrier.delayed()

@@ -1,5 +1,7 @@
 """One trace over both sides, in the header, with spans that tell how a flow ended."""
 
+import threading
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,10 +12,28 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pyf.station import ServerError, StationClient
 from pyf.station.tracing import Tracing
 
+WAIT = 10.0
+
+
+class Exporter(InMemorySpanExporter):
+    """
+    Knows when the handler's span is there: a moment after the client has its result, maybe.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.served = threading.Event()
+
+    def export(self, spans):
+        result = super().export(spans)
+        if any(span.kind is SpanKind.SERVER for span in spans):
+            self.served.set()
+        return result
+
 
 @pytest.fixture
 def spans():
-    return InMemorySpanExporter()
+    return Exporter()
 
 
 @pytest.fixture
@@ -35,6 +55,7 @@ async def coroutine(flow, client):
 
 
 def finished(spans):
+    assert spans.served.wait(WAIT)
     by_kind = {span.kind: span for span in spans.get_finished_spans()}
     return by_kind[SpanKind.CLIENT], by_kind[SpanKind.SERVER]
 
@@ -50,14 +71,13 @@ def client(serve, provider):
 
 @pytest.mark.parametrize("handler", [in_thread, coroutine])
 @pytest.mark.parametrize("header", [None, {"table": "prices"}])
-def test_one_trace_spans_client_and_server(client, provider, spans, in_reactor, handler, header):
+def test_one_trace_spans_client_and_server(client, provider, spans, handler, header):
     """
     Caller, client and handler are of one trace, in this order; the handler's span is its current.
     """
     with provider.get_tracer("mine").start_as_current_span("caller") as caller:
         trace_id, _ = client(handler).send([{"n": 1}, {"n": 2}], header=header)
         assert trace.get_current_span() is caller
-    in_reactor(lambda: None)
     ours, theirs = finished(spans)
     assert theirs.parent.span_id == ours.context.span_id
     assert ours.parent.span_id == caller.get_span_context().span_id
