@@ -261,9 +261,13 @@ class _Transport:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.writeSequence = transport.writelines
         self.loseConnection = transport.close
         self.abortConnection = transport.abort
+
+    def writeSequence(self, data: list[bytes]) -> None:  # noqa: N802
+        """Write *data*; nowhere, once the connection is lost."""
+        if not self._transport.is_closing():  # From CPython 3.12 on it would raise a TypeError.
+            self._transport.writelines(data)
 
     def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: N802
         """Do nothing: the protocol is told."""

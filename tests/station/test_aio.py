@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyf.station.aio import StationClient
+from pyf.station.aio import StationClient, _Transport
 from pyf.station.testing import ChaosProxy
 from pyf.transport import (
     ClientError,
@@ -780,3 +781,21 @@ def test_a_client_belongs_to_one_loop(serve):
 
     run(use())
     run(use())
+
+
+def test_what_is_written_to_a_lost_connection_goes_nowhere():
+    """
+    From CPython 3.12 on asyncio's transport raises a TypeError there.
+    """
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, sock=ours
+        )
+        transport.abort()
+        await asyncio.sleep(0)
+        _Transport(transport).writeSequence([b"late", b"words"])
+
+    asyncio.run(main())
