@@ -129,7 +129,9 @@ class Outbox:
     def count(self) -> None:
         """Count what is left, under the lock: something has been taken."""
         if not self.shut:
-            self._room = self._most - sum(map(len, self.pending)) - EACH * len(self.pending)
+            # A copy, which is made in one step: threads add messages meanwhile.
+            left = self.pending.copy()
+            self._room = self._most - sum(map(len, left)) - EACH * len(left)
         self._changed.notify_all()
 
     def rest(self) -> bool:

@@ -85,6 +85,19 @@ def test_what_is_taken_makes_room(owner):
     assert not owner.outbox.full
 
 
+def test_messages_may_be_added_while_what_is_left_is_counted(owner):
+    class Meanwhile(bytes):
+        def __len__(self) -> int:
+            owner.outbox.add({})
+            return 1
+
+    owner.outbox.resting = False  # so that nobody has to be woken
+    owner.outbox.pending.extend([Meanwhile(), Meanwhile()])
+    owner.take(0)
+    assert len(owner.outbox.pending) == 4
+    assert not owner.outbox.full
+
+
 def test_a_message_that_is_too_large_is_refused_and_not_kept():
     owner = Owner(most=1000)
     with pytest.raises(PacketTooLarge):
