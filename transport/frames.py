@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from pyf.transport import census, codec, speed
 from pyf.transport.census import Bounds
@@ -58,16 +58,12 @@ class Frame(NamedTuple):
     type: int
     flow: int
     payload: bytes
-    """Of a batch, it may be a memoryview: a large one is not copied out of what was read."""
 
 
 HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
-PINNED = 1.2
-"""How many times its own size the payload of a frame may keep in memory: what waits for a handler
-is to stay within the windows."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
@@ -79,7 +75,6 @@ GOAWAY = Struct(">I")
 
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
-_BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -180,16 +175,6 @@ def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     return Batch(first, count, payload, bounds)
 
 
-def _part(chunk: bytes | bytearray, start: int, end: int, kind: FrameType | None) -> bytes:
-    """Return a part of *chunk*: as a copy, but where that would be large."""
-    size = end - start
-    if isinstance(chunk, bytearray):
-        return bytes(memoryview(chunk)[start:end])
-    if kind in _BATCHES and size >= LARGE and PINNED * size >= len(chunk):
-        return cast("bytes", memoryview(chunk)[start:end])
-    return chunk[start:end]
-
-
 class FrameParser:
     """Takes bytes in pieces of any size, gives frames.
 
@@ -248,7 +233,7 @@ class FrameParser:
         self.frames += 1
         if end <= len(chunk) - at:
             self._advance(end)
-            payload = _part(chunk, at + HEADER.size, at + end, kind)
+            payload = bytes(memoryview(chunk)[at + HEADER.size : at + end])
         else:
             self._cut(HEADER.size)
             payload = b"".join(self._cut(length))
