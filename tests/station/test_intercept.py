@@ -113,6 +113,7 @@ def test_a_server_interceptor_sees_header_counts_and_outcome(client, handler):
     spy = Spy()
     call = client(handler, server=[spy])
     assert call.send([{"n": 1}], header={"h": 1}) == "done"
+    assert spy.over.wait(10)
     assert (spy.call.side, spy.call.header, spy.errors) == ("server", Packet(h=1), [])
     assert (spy.call.status, spy.call.packets, spy.call.peer.host) == ("success", 1, "127.0.0.1")
     assert spy.call.identity is None
@@ -237,6 +238,7 @@ def test_an_error_that_a_handler_reports_is_its_status(client):
     spy, seen = Spy(), Spy()
     with pytest.raises(ServerError):
         client(lambda _, client: client.error("no"), [seen], [spy]).send([{"a": 1}])
+    assert spy.over.wait(10)
     assert (spy.call.status, spy.errors) == ("error", [])
     assert (seen.call.status, type(seen.errors[0])) == ("error", ServerError)
 

@@ -224,6 +224,7 @@ def test_many_flows_are_cut_to_what_fits(station, monkeypatch):
     """
 
     async def waits(flow, client):
+        await client.message({})
         async for _ in flow:
             pass
 
@@ -231,7 +232,7 @@ def test_many_flows_are_cut_to_what_fits(station, monkeypatch):
     monkeypatch.setattr(statuspage, "ROWS", 2)
     with ExitStack() as stack:
         for number in range(3):
-            stack.enter_context(client.open({"n": number}))
+            assert stack.enter_context(client.open({"n": number})).receive(10) == {}
         page = get(address)[2]
     assert page.count("<td class=header>") == 2
     assert "and 1 more" in page
