@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyf.station.auth import refuse
+from pyf.station.direct import Direct
 from pyf.station.session import Session
 from pyf.station.sessions import Place
 from pyf.station.tls import failure_text, peer_certificate
@@ -88,15 +89,13 @@ class StationProtocol(Protocol):
         self._secured = False
         # As late as that: a reactor in memory has no threads.
         self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108
-        self._do_write: Callable[[], object] | None = None
 
     # What Twisted calls
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         """Take the client in, or turn it away. It speaks first."""
         self.peer = self.transport.getPeer()
-        if not ISSLTransport.providedBy(self.transport):
-            self._do_write = getattr(self.transport, "doWrite", None)
+        self._direct = Direct(self.transport, self)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         server = self._server
@@ -122,11 +121,23 @@ class StationProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came from the client."""
         if not self._leaving:
-            with self._turn:
-                self._machine.receive_data(data)
-                self._handle_events()
-                if self._watch is not None:
-                    self._watch.received()
+            self._machine.receive_data(data)
+            self._received()
+
+    def get_buffer(self) -> memoryview | None:
+        """Return where to read to; None for ``dataReceived``."""
+        return None if self._leaving else self._machine.get_buffer()
+
+    def buffer_updated(self, size: int) -> None:
+        """Take what has been read to the buffer."""
+        self._machine.buffer_updated(size)
+        self._received()
+
+    def _received(self) -> None:
+        with self._turn:
+            self._handle_events()
+            if self._watch is not None:
+                self._watch.received()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -169,7 +180,7 @@ class StationProtocol(Protocol):
         """Send what credit allows of *pending*; return the number of messages sent."""
         self._flush()
         count = self._machine.send_packets(flow_id, pending)
-        self._write_now()
+        self._write(self._machine.data_to_send())
         return count
 
     def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
@@ -179,7 +190,7 @@ class StationProtocol(Protocol):
         self._machine.finish(flow_id, consumed, **facts)
         if place := self._places.get(flow_id):
             self._server.sessions.weigh(place)
-        self._write_now()
+        self._write(self._machine.data_to_send())
         self._settle()
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -478,13 +489,7 @@ class StationProtocol(Protocol):
 
     def _write(self, out: list[bytes]) -> None:
         if out and not self._leaving:
-            self.transport.writeSequence(out)
-
-    def _write_now(self) -> None:
-        """Write what a handler said, and have it leave: not in the reactor's next turn."""
-        self._write(self._machine.data_to_send())
-        if self._do_write and not (self._leaving or self.transport.dataBuffer):
-            self._do_write()
+            self._direct.write(out)
 
 
 def _cut(why: str, session: Session) -> BadFlowEnding:

@@ -275,12 +275,12 @@ class StationClient(BaseClient):
         count = 1
         ended = False
         while not ended and (room := (yield from self._await_credit(link, progress))):
-            count = min(count, room)
+            asked = min(count, room)
             before = link.sent
             failure = None
             began = time.monotonic()
             try:
-                ended = link.take_in(source, count)
+                ended = link.take_in(source, asked)
             except Exception as error:  # noqa: BLE001 - raised again behind what came before it
                 failure = error
             except BaseException as error:
@@ -292,7 +292,7 @@ class StationClient(BaseClient):
             yield from self._send_pending(link, progress, failure)
             yield progress.departures()
             yield from self._messages(link, progress)
-            cut = link.sent - before < count
+            cut = link.sent - before < asked
             count = 2 * count if fast else 1 if cut else max(1, count // 2)
             count = min(count, BATCH_PACKETS, max(1, TURN_BYTES // link.packet_size))
         if not ended:

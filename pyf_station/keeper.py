@@ -52,6 +52,10 @@ TICK = 0.004
 """Seconds between the keeper's looks at a fast source. At the second look that finds the user's
 thread away, what a source which stopped has left behind is sent: within the 10 ms promised."""
 
+CALM = 25
+"""The keeper's looks without change at which a thread that waits for the server is left alone: to
+wake the keeper behind each short wait would cost more than it to look now and then."""
+
 PARKED = 1.0
 """Seconds between the keeper's looks where nothing can be left behind."""
 
@@ -405,7 +409,7 @@ class KeptLink:
     def _keep(self) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
-        seen = self._activity
+        seen, looks = self._activity, 0
         with _Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
@@ -417,13 +421,13 @@ class KeptLink:
                         self._wake_receiver.recv(64)
                     # While the user's thread comes by, look again later. Where it waits itself,
                     # or where the socket is being watched here, rest.
-                    guarding = False
                     if woken or self._activity != seen:
                         seen = self._activity
-                        self._resting = False
+                        looks = 0
                     else:
-                        self._resting = True
-                        guarding = not self._waiting
+                        looks += 1
+                    guarding = looks > 0 and not self._waiting
+                    self._resting = guarding or looks >= CALM
                     if guarding:
                         self._keep_going()
                     elif self._clock() >= self._patience.due:

@@ -82,8 +82,7 @@ class Link(KeptLink):
         with self._lock:
             if not self.wanted:
                 return 0
-            packets, size = self._machine.room(self._flow_id)
-        return min(packets, max(1, size // self.packet_size)) if size else 0
+            return self._machine.room_for(self._flow_id, self.packet_size)
 
     def forget_pending(self) -> None:
         """Drop what has not left yet."""

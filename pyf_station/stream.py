@@ -104,8 +104,7 @@ class Stream:
         """Return for how many packets there is credit, of the size that they had of late."""
         if self.over or self._carrier.congested:
             return 0
-        packets, size = self._carrier.machine.room(self._flow_id)
-        return min(packets, max(1, size // self.packet_size)) if size else 0
+        return self._carrier.machine.room_for(self._flow_id, self.packet_size)
 
     def send(self) -> None:
         """Send what credit allows of ``pending``, with the next ``flush()``.

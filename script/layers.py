@@ -83,6 +83,7 @@ ROOMS = (
             "pyf.station.observe",
             "pyf.station.session",
             "pyf.station.outbox",
+            "pyf.station.direct",
             "pyf.station.turn",
             "pyf.station.store",
             "pyf.station.conversation",

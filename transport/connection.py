@@ -200,6 +200,10 @@ class Connection(Continuation):
         send = self._flow(flow_id).send
         return max(send.open_packets, 0), max(send.open_bytes, 0)
 
+    def room_for(self, flow_id: int, size: int) -> int:
+        """Return how many packets of *size* bytes each may be sent on an open flow now."""
+        return self._flow(flow_id).send.room_for(size)
+
     @property
     def open_flows(self) -> list[int]:
         """The flows on which a last word is still to be said, by either side."""
@@ -226,6 +230,17 @@ class Connection(Continuation):
         """Store what the transport read."""
         if self.state is not ConnectionState.CLOSED:
             self._parser.receive_data(data)
+
+    def get_buffer(self) -> memoryview | None:
+        """Return where to read the rest of a large frame to, uncopied; or None, for ``receive_data``.
+
+        It is good until the next call of the machine.
+        """
+        return None if self.state is ConnectionState.CLOSED else self._parser.get_buffer()
+
+    def buffer_updated(self, size: int) -> None:
+        """Take *size* bytes that the transport read to the start of the buffer."""
+        self._parser.buffer_updated(size)
 
     def receive_eof(self) -> None:
         """Note that nothing more will come."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from enum import IntEnum
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pyf.transport import census, codec, speed
 from pyf.transport.census import Bounds
@@ -58,12 +58,15 @@ class Frame(NamedTuple):
     type: int
     flow: int
     payload: bytes
+    """Of a batch that was read into a buffer of its own, a memoryview of that."""
 
 
 HEADER = Struct(">IBI")
 BATCH = Struct(">QBI")
 """First sequence number, then the head of a MessagePack array: marker and number of packets."""
 ARRAY32 = 0xDD
+REACH = 7
+"""How many times what has come of a large frame memory is made for what is still to come."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
@@ -75,6 +78,7 @@ GOAWAY = Struct(">I")
 
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
+_BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -187,6 +191,8 @@ class FrameParser:
         self._at = 0
         self._size = 0
         self._needed = HEADER.size
+        # Where a large frame is put together, before what is in the chunks.
+        self._buffer: bytearray | None = None
         self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
@@ -204,8 +210,30 @@ class FrameParser:
         """Bytes of a frame that is not whole yet."""
         return self._size
 
+    def get_buffer(self) -> memoryview | None:
+        """Return where the rest of a large frame is to be read to; None where it is not worth it.
+
+        So it is not copied. It has room for what is missing, and for no more than REACH times what
+        has come: a peer has to send something for the memory that it takes.
+        """
+        if self._buffer is None:
+            come, missing = self._size, self._needed - self._size
+            if not LARGE <= missing <= REACH * come:
+                return None
+            start = b"".join(self._cut(come))
+            self._buffer = bytearray(come + missing)
+            self._buffer[:come] = start
+            self._size = come
+        return memoryview(self._buffer)[self._size :]
+
+    def buffer_updated(self, size: int) -> None:
+        """Take *size* bytes that have been read to the start of the buffer."""
+        self._size += size
+
     def receive_data(self, data: bytes) -> None:
         """Store *data*."""
+        if self._buffer is not None:
+            data = self._fill(data)
         chunks = self._chunks
         self._size += len(data)
         if len(data) >= LARGE or (data and not chunks):
@@ -220,6 +248,8 @@ class FrameParser:
             if self.allowed and self._peek(1) > b"\0":
                 raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
+        if self._buffer is not None:
+            return self._from_buffer(self._buffer)
         chunk, at = self._chunks[0], self._at
         head = chunk if len(chunk) - at >= HEADER.size else self._peek(HEADER.size)
         length, number, flow = HEADER.unpack_from(head, at if head is chunk else 0)
@@ -238,6 +268,27 @@ class FrameParser:
             self._cut(HEADER.size)
             payload = b"".join(self._cut(length))
         return Frame(number if kind is None else kind, flow, payload)
+
+    def _fill(self, data: bytes) -> bytes:
+        """Copy *data* to where it belongs in the buffer; return what goes beyond that."""
+        if rest := self.get_buffer():
+            size = min(len(data), len(rest))
+            rest[:size] = data[:size]
+            self.buffer_updated(size)
+            data = data[size:]
+        return data
+
+    def _from_buffer(self, buffer: bytearray) -> Frame:
+        """Return the frame that fills *buffer*."""
+        self._buffer = None
+        self._size -= len(buffer)
+        self._needed = HEADER.size
+        self.frames += 1
+        _, number, flow = HEADER.unpack_from(buffer)
+        kind = _KNOWN.get(number)
+        payload = memoryview(buffer)[HEADER.size :]
+        content = cast("bytes", payload) if kind in _BATCHES else bytes(payload)
+        return Frame(number if kind is None else kind, flow, content)
 
     def _growing(self) -> bytearray:
         """Return the last chunk as one that can grow."""

@@ -41,7 +41,11 @@ MAX_NAME = 200
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
-TURN_BYTES = 512 * KIB
+LARGE_BATCH_BYTES = 272 * KIB
+"""The same where the first packet is LARGE: a frame for every four packets of 64 KiB, since what is
+done for each frame takes as long as copying a hundred KiB."""
+
+TURN_BYTES = 3 * LARGE_BATCH_BYTES
 """Packet bytes that a fast source is asked for at once: half of the window that there is by
 default, so that a sender goes on while its credit is on the way."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
-
-import ormsgpack
 
 from pyf.transport.codec import encode_packet
 from pyf.transport.limits import LARGE
@@ -17,7 +16,9 @@ _MAP32: Final = Struct(">BI")
 _BIN16: Final = Struct(">BH")
 _BIN32: Final = Struct(">BI")
 _SHORT: Final = 1 << 16
-_FEW: Final = 1 << 4
+_MARK: Final = os.urandom(16)
+"""Stands for a large value while the rest of its packet is encoded."""
+_MARKED: Final = bytes((0xC4, len(_MARK))) + _MARK
 
 
 class Pieces:
@@ -46,42 +47,34 @@ def encode_pieces(packet: dict[str, Any]) -> Encoded:
     They are not copied. It takes longer than ``encode_packet`` where there are none, and raises the
     same.
     """
-    # What cannot travel, or is no dict, is told of as a whole.
-    with suppress(AttributeError, TypeError, ValueError):
-        if any(map(_is_large, packet, packet.values())):
-            return Pieces(_buffers(packet))
+    large = []
+    rest = {}
+    # What is no dict is told of as a whole.
+    with suppress(AttributeError):
+        for key, value in packet.items():
+            if type(value) is bytes and len(value) >= LARGE:
+                large.append(value)
+                rest[key] = _MARK
+            else:
+                rest[key] = value
+    if large:
+        texts = encode_packet(rest).split(_MARKED)
+        # The mark may be a value as well, though nobody knows it.
+        if len(texts) == len(large) + 1:
+            return Pieces(_woven(texts, large))
     return encode_packet(packet)
 
 
-def _is_large(key: object, value: object) -> bool:
-    return type(value) is bytes and len(value) >= LARGE and type(key) is str
-
-
-def _buffers(packet: dict[str, Any]) -> list[bytes]:
+def _woven(texts: list[bytes], values: list[bytes]) -> list[bytes]:
+    """Return the buffers of *values*, between the *texts* around them."""
     buffers: list[bytes] = []
-    text = _map_head(len(packet))
-    small: dict[str, Any] = {}
-    for key, value in packet.items():
-        if _is_large(key, value):
-            size = len(value)
-            head = _BIN16.pack(0xC5, size) if size < _SHORT else _BIN32.pack(0xC6, size)
-            buffers += (text + _items(small) + ormsgpack.packb(key) + head, value)
-            text, small = b"", {}
-        else:
-            small[key] = value
-    if small:
-        buffers.append(_items(small))
+    for text, value in zip(texts, values, strict=False):
+        size = len(value)
+        head = _BIN16.pack(0xC5, size) if size < _SHORT else _BIN32.pack(0xC6, size)
+        buffers += (text + head, value)
+    if texts[-1]:
+        buffers.append(texts[-1])
     return buffers
-
-
-def _items(small: dict[str, Any]) -> bytes:
-    return encode_packet(small)[len(_map_head(len(small))) :] if small else b""
-
-
-def _map_head(count: int) -> bytes:
-    if count < _FEW:
-        return bytes((0x80 + count,))
-    return b"\xde" + count.to_bytes(2, "big") if count < _SHORT else _MAP32.pack(0xDF, count)
 
 
 def flatten(packets: Iterable[Encoded]) -> list[bytes]:

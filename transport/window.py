@@ -15,7 +15,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, MAX_WINDOW
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
 from pyf.transport.pieces import Encoded, Pending
 
 
@@ -56,14 +56,21 @@ class SendWindow:
             size <= open_bytes or (packets == 1 and 2 * open_bytes >= self.window_bytes)
         )
 
+    def room_for(self, size: int) -> int:
+        """Return how many packets of *size* bytes each, 1 at least, may be sent now."""
+        return max(0, min(self.open_packets, self.open_bytes // size or self.fits(1, size)))
+
     def take(self, pending: Pending, largest: int) -> list[Encoded]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
         One of more than *largest* bytes stays. None may be sent: an empty list.
         """
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
-        room = min(self.open_bytes, BATCH_BYTES)
-        if count > 0 and 2 * (size := len(pending[0])) > room:
+        if count <= 0:
+            return []
+        size = len(pending[0])
+        room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if size >= LARGE else BATCH_BYTES)
+        if 2 * size > room:
             return [pending.popleft()] if size <= largest and self.fits(1, size) else []
         batch = [pending.popleft() for _ in range(count)]
         if sum(map(len, batch)) > room:

@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import pytest
@@ -280,6 +280,10 @@ def test_an_early_answer_closes_the_source(serve):
     """
     closed = []
 
+    def first(flow, client):
+        next(islice(flow, 1, None))  # Otherwise the source may not even have begun.
+        return "enough"
+
     def source():
         try:
             while True:
@@ -295,7 +299,7 @@ def test_an_early_answer_closes_the_source(serve):
             closed.append("async generator")
 
     async def use():
-        async with StationClient("127.0.0.1", serve(lambda flow, client: "enough")) as client:
+        async with StationClient("127.0.0.1", serve(first)) as client:
             assert await client.send(source(), header={}) == "enough"
             assert closed == ["generator"]
             assert await client.send(async_source(), header={}) == "enough"

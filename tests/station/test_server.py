@@ -607,7 +607,9 @@ def test_a_deadline_wakes_a_handler_that_waits_to_send(peer, hand_reactor, kind)
 
     client = peer(in_thread if kind == "thread" else on_reactor, reads=False)
     flow = client.open({"n": 0}, timeout=2.5)
-    client.reactor.run_until(lambda: client.pump() or len(client.unread) >= 16)
+    client.reactor.run_until(
+        lambda: client.pump() or sum(each.batch.packets for each in client.unread) >= 32
+    )
     hand_reactor.advance(2.6)
     assert client.result(flow).status == "deadline"
     client.returned()

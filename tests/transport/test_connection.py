@@ -324,6 +324,31 @@ def test_a_sender_stops_at_the_window_and_goes_on_with_credit(connect):
     assert pair.client.send_packets(flow, left) == 100
 
 
+def test_room_is_told_in_packets_of_a_size(connect):
+    pair = connect(server=SMALL)
+    flow = pair.client.open_flow()
+    assert pair.client.room_for(flow, INITIAL_BYTES // 3) == 3
+
+
+def test_a_large_frame_may_be_read_to_a_buffer_until_the_connection_is_closed(connect):
+    pair = connect()
+    flow = pair.client.open_flow()
+    pair.send(CLIENT, flow, [{"a": bytes(INITIAL_BYTES - 100)}])
+    data = b"".join(pair.client.data_to_send())
+    assert pair.server.get_buffer() is None
+    pair.server.receive_data(data[:30_000])
+    events = list(iter(pair.server.next_event, None))
+    buffer = pair.server.get_buffer()
+    buffer[:] = data[30_000:]
+    pair.server.buffer_updated(len(buffer))
+    events += iter(pair.server.next_event, None)
+    assert [type(event) for event in events] == [FlowOpened, PacketsReceived]
+    pair.server.receive_data(data[30_000:][:10] + bytes(100_000))
+    with pytest.raises(RemoteProtocolError):
+        list(iter(pair.server.next_event, None))
+    assert pair.server.get_buffer() is None
+
+
 def test_a_packet_larger_than_the_window_passes_alone(connect):
     pair = connect(server=SMALL)
     flow = pair.client.open_flow()

@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,28 +57,88 @@ def test_frames_come_back_whatever_the_pieces(frames, chunk):
 
 
 @given(
-    st.lists(st.sampled_from([1, 100, LARGE, 3 * LARGE]), min_size=1, max_size=8),
-    st.lists(st.sampled_from([1, 5, 1000, LARGE, 3 * LARGE, 8 * LARGE]), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(
+            st.sampled_from([FrameType.OPEN, FrameType.DATA]),
+            st.sampled_from([100, LARGE, 3 * LARGE, 9 * LARGE]),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(
+        st.tuples(st.booleans(), st.sampled_from([1, 5, 1000, LARGE, 3 * LARGE, 8 * LARGE])),
+        min_size=1,
+        max_size=8,
+    ),
 )
 def test_large_and_small_frames_come_back_from_large_and_small_pieces(sizes, chunks):
+    """Also where some of them are read to the buffer, whenever there is one."""
+    most = {FrameType.OPEN: MAX_CONTROL, FrameType.DATA: LIMITS.max_packet}
     frames = [
-        Frame(FrameType.OPEN, 1, bytes([1 + i]) * min(size, MAX_CONTROL))
-        for i, size in enumerate(sizes)
+        Frame(kind, 1, bytes([1 + i]) * min(size, most[kind]))
+        for i, (kind, size) in enumerate(sizes)
     ]
     data = memoryview(
-        b"".join(b"".join(encode_frame(FrameType.OPEN, 1, each.payload)) for each in frames)
+        b"".join(b"".join(encode_frame(FrameType(each.type), 1, each.payload)) for each in frames)
     )
     reader = parser()
     found = []
-    for chunk in itertools.cycle(chunks):
-        reader.receive_data(bytes(data[:chunk]))
-        data = data[chunk:]
+    for to_buffer, chunk in itertools.cycle(chunks):
+        if to_buffer and (buffer := reader.get_buffer()) is not None:
+            size = min(chunk, len(buffer), len(data))
+            buffer[:size] = data[:size]
+            reader.buffer_updated(size)
+        else:
+            size = chunk
+            reader.receive_data(bytes(data[:chunk]))
+        data = data[size:]
         while frame := reader.next_frame():
             found.append(frame)
         if not data:
             break
     assert found == frames
     assert reader.pending == 0
+
+
+def test_memory_is_made_for_what_is_missing_only_where_enough_has_come():
+    reader = parser()
+    reader.receive_data(HEADER.pack(8 * LARGE, FrameType.DATA, 1) + bytes(LARGE - 1))
+    assert reader.next_frame() is None
+    reader.receive_data(bytes(1))
+    buffer = reader.get_buffer()
+    assert buffer is not None
+    assert len(buffer) == 7 * LARGE
+
+
+def test_what_is_missing_of_a_small_frame_is_not_worth_a_buffer():
+    reader = parser()
+    assert reader.get_buffer() is None
+    reader.receive_data(HEADER.pack(LARGE, FrameType.DATA, 1) + b"x")
+    assert reader.next_frame() is None
+    assert reader.get_buffer() is None
+
+
+def test_what_comes_behind_a_buffer_that_is_full_is_kept():
+    reader = parser()
+    reader.receive_data(HEADER.pack(5 * LARGE, FrameType.DATA, 1) + bytes(LARGE))
+    reader.next_frame()
+    assert reader.get_buffer() is not None
+    ping = b"".join(encode_frame(FrameType.PING, 0, b"12345678"))
+    reader.receive_data(bytes(4 * LARGE))
+    reader.receive_data(ping)
+    assert reader.next_frame() == Frame(FrameType.DATA, 1, bytes(5 * LARGE))
+    assert reader.next_frame() == Frame(FrameType.PING, 0, b"12345678")
+
+
+def test_a_frame_in_its_buffer_is_not_copied():
+    reader = parser()
+    reader.receive_data(HEADER.pack(5 * LARGE, FrameType.DATA, 1) + bytes(LARGE))
+    reader.next_frame()
+    buffer = reader.get_buffer()
+    assert buffer is not None
+    reader.buffer_updated(len(buffer))
+    frame: Any = reader.next_frame()
+    assert frame.payload.obj is buffer.obj
 
 
 def test_bytes_that_come_one_by_one_are_collected():

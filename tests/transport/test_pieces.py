@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyf.transport import UnsupportedValue, encode_packet
-from pyf.transport.limits import BATCH_BYTES, LARGE
+from pyf.transport import UnsupportedValue, encode_packet, pieces
+from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
 from pyf.transport.pieces import Pieces, encode_pieces, flatten
 from pyf.transport.window import SendWindow
 
@@ -35,6 +35,11 @@ def test_large_values_are_not_copied():
     assert encoded.buffers[1] is BLOCK
 
 
+def test_what_happens_to_look_like_the_mark_of_a_large_value_is_sent_as_it_is():
+    packet = {"a": pieces._MARK, "data": BLOCK}
+    assert encode_pieces(packet) == encode_packet(packet)
+
+
 def test_small_packets_are_in_one_piece():
     assert encode_pieces({"a": b"x" * (LARGE - 1)}) == encode_packet({"a": b"x" * (LARGE - 1)})
 
@@ -59,13 +64,25 @@ def test_a_packet_is_a_dict():
         encode_pieces(cast("Any", [("data", BLOCK)]))
 
 
-@given(st.lists(st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]), max_size=30))
-def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(sizes):
+@given(
+    st.lists(st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]), max_size=30),
+    st.sampled_from([5 * BATCH_BYTES, 2 * BATCH_BYTES, BATCH_BYTES]),
+)
+def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(sizes, most):
     window = SendWindow(2**20, 2**30)
+    sizes = [min(size, most) for size in sizes]
     pending = deque(map(bytes, sizes))
     taken = []
     while pending:
-        batch = window.take(pending, 5 * BATCH_BYTES)
-        assert len(batch) == 1 or sum(map(len, batch)) <= BATCH_BYTES
+        large = len(pending[0]) >= LARGE
+        batch = window.take(pending, most)
+        limit = min(LARGE_BATCH_BYTES, most) if large else BATCH_BYTES
+        assert len(batch) == 1 or sum(map(len, batch)) <= limit
         taken += map(len, batch)
     assert taken == sizes
+
+
+def test_four_packets_of_64_kib_make_a_frame():
+    window = SendWindow(2**20, 2**30)
+    pending = deque([encode_pieces({"number": 2**40, "data": bytes(2**16)})] * 9)
+    assert [len(window.take(pending, 2**24)) for _ in range(3)] == [4, 4, 1]

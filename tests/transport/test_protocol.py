@@ -53,7 +53,8 @@ def test_every_frame_is_specified_with_its_number_and_sender():
 def test_the_numbers_are_those_of_the_code():
     for number in (limits.INITIAL_PACKETS, limits.INITIAL_BYTES):
         assert str(number) in section("3.4")
-    assert str(limits.BATCH_BYTES) in section("5.3")
+    for number in (limits.BATCH_BYTES, limits.LARGE_BATCH_BYTES, limits.LARGE):
+        assert str(number) in section("5.3")
     assert str(limits.BATCH_PACKETS) in section("5.3")
     assert f"more than {limits.MAX_SKIPPED} skipped" in section("2.3")
     assert f"7 to {limits.MAX_HELLO} |" in section("2.2")

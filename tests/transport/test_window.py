@@ -110,6 +110,24 @@ def test_one_packet_may_pass_the_limit_while_half_of_the_window_is_open():
     assert sender.fits(1, 49)
 
 
+@pytest.mark.parametrize(
+    ("size", "count"), [(1, 10), (10, 10), (33, 3), (50, 2), (51, 1), (100, 1), (1000, 1)]
+)
+def test_room_is_told_in_packets_of_a_size(size, count):
+    assert SendWindow(10, 100).room_for(size) == count
+
+
+@pytest.mark.parametrize(("size", "count"), [(10, 4), (45, 0), (49, 0)])
+def test_there_is_no_room_for_a_packet_that_credit_will_come_for(size, count):
+    """
+    With less than half of the window open, the receiver is about to grant more.
+    """
+    sender = SendWindow(10, 100)
+    sender.spend(1, 51)
+    sender.spend(1, 5)
+    assert sender.room_for(size) == count
+
+
 def test_after_a_packet_that_passed_the_limit_nothing_is_open():
     sender = SendWindow(10, 100)
     sender.spend(1, 500)

@@ -1,0 +1,139 @@
+"""Reading into place and writing at once: what a TCP connection of Twisted's does then."""
+
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet import main
+from twisted.internet.protocol import Protocol
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import MemoryReactor, StringTransport
+
+from pyf.station.direct import Direct
+
+
+class Reader(Protocol):
+    """
+    A protocol that has these buffers, and notes what it is given.
+    """
+
+    def __init__(self):
+        self.buffers = []
+        self.given = []
+
+    def get_buffer(self):
+        return memoryview(self.buffers[0]) if self.buffers else None
+
+    def buffer_updated(self, size):
+        self.given.append(bytes(self.buffers.pop(0)[:size]))
+
+    def dataReceived(self, data):  # noqa: N802 - Twisted's name
+        self.given.append(data)
+
+
+@pytest.fixture
+def pair():
+    """
+    A connection with its protocol, and the socket at the other end.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        protocol: Any = Reader()
+        reactor: Any = MemoryReactor()
+        yield Connection(ours, protocol, reactor), theirs
+
+
+def test_what_has_a_buffer_is_read_into_it(pair):
+    transport, peer = pair
+    Direct(transport, transport.protocol)
+    buffer = bytearray(3)
+    transport.protocol.buffers = [buffer]
+    peer.send(b"abcdef")
+    assert transport.doRead() is None
+    assert (transport.protocol.given, buffer) == ([b"abc"], b"abc")
+
+
+def test_what_has_none_is_given_as_bytes(pair):
+    transport, peer = pair
+    Direct(transport, transport.protocol)
+    peer.send(b"abc")
+    assert transport.doRead() is None
+    assert transport.protocol.given == [b"abc"]
+
+
+def test_the_rest_of_what_has_begun_is_read_in_the_same_turn(pair):
+    """
+    Once the beginning has come, there is a buffer.
+    """
+    transport, peer = pair
+    transport.bufferSize = 2
+    Direct(transport, transport.protocol)
+    begin = transport.protocol.dataReceived
+
+    def begins(data):
+        begin(data)
+        transport.protocol.buffers = [bytearray(4)]
+
+    transport.protocol.dataReceived = begins
+    peer.send(b"abcdef")
+    assert transport.doRead() is None
+    assert transport.protocol.given == [b"ab", b"cdef"]
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_how_it_ends_is_told_as_twisted_does(pair, buffered):
+    """
+    Nothing yet; the end; a socket that fails.
+    """
+    transport, peer = pair
+    Direct(transport, transport.protocol)
+    transport.protocol.buffers = [bytearray(4)] * buffered
+    assert transport.doRead() is None
+    peer.close()
+    assert transport.doRead() is main.CONNECTION_DONE
+    transport.socket.close()
+    assert transport.doRead() is main.CONNECTION_LOST
+    assert transport.protocol.given == []
+
+
+def test_what_is_written_leaves_at_once(pair):
+    transport, peer = pair
+    transport.connected = True
+    Direct(transport, transport.protocol).write([b"ab", b"c"])
+    assert peer.recv(10) == b"abc"
+    assert not transport.reactor.writers
+
+
+def test_what_the_system_does_not_take_waits_and_what_follows_waits_behind_it(pair):
+    transport, peer = pair
+    transport.connected = True
+    direct = Direct(transport, transport.protocol)
+    blocks = [bytes([number]) * 100_000 for number in range(20)]
+    for block in blocks:
+        direct.write([block])
+    assert transport.reactor.writers == {transport}
+    come = b""
+    while len(come) < 2_000_000:
+        come += peer.recv(2_000_000)
+        if transport in transport.reactor.writers:
+            transport.doWrite()
+    assert come == b"".join(blocks)
+    direct.write([b"end"])
+    assert peer.recv(10) == b"end"
+
+
+def test_a_connection_that_is_lost_raises_nothing(pair):
+    """
+    The reactor hears of it from the transport.
+    """
+    transport, peer = pair
+    transport.connected = True
+    peer.close()
+    Direct(transport, transport.protocol).write([b"abc"])
+    assert transport.doWrite() is main.CONNECTION_LOST
+
+
+def test_any_other_transport_is_used_as_it_is():
+    transport = StringTransport()
+    Direct(transport, Reader()).write([b"ab", b"c"])
+    assert transport.value() == b"abc"
