@@ -232,7 +232,7 @@ class Connection(Continuation):
             self._parser.receive_data(data)
 
     def get_buffer(self) -> memoryview | None:
-        """Return where to read the rest of a large frame to, uncopied; or None, for ``receive_data``.
+        """Return where to read the rest of a large frame to; None where it is for ``receive_data``.
 
         It is good until the next call of the machine.
         """
