@@ -340,14 +340,19 @@ class KeptLink:
         wire = self._wire
         if self._broken is not None or wire.ending:
             return False
-        data = wire.read()
-        if data is None:
-            return False
-        self._machine.receive_data(data)
+        machine = self._machine
+        if wire.in_place and (buffer := machine.get_buffer()) is not None:
+            if (size := wire.read_into(buffer)) is None:
+                return False
+            machine.buffer_updated(size)
+        else:
+            if (data := wire.read()) is None:
+                return False
+            machine.receive_data(data)
         if self._wire.ending:
-            self._machine.receive_eof()
+            machine.receive_eof()
         try:
-            while event := self._machine.next_event():
+            while event := machine.next_event():
                 self._handle(event)
         except RemoteProtocolError as error:
             self._break(error)

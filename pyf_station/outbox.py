@@ -10,11 +10,15 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from pyf.transport import speed
-from pyf.transport.limits import BATCH_BYTES
+from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
+from pyf.transport.pieces import Encoded, encode_pieces
 
 MOST: Final = BATCH_BYTES
 """Bytes of messages that a handler may say before it waits for them to leave: a thousand small
 ones, since a change of threads costs as much as a hundred."""
+
+MOST_LARGE: Final = LARGE_BATCH_BYTES
+"""The same for large ones: a frame of them."""
 
 EACH: Final = 32
 """Bytes that a message counts for, beside its own: what the object around them takes."""
@@ -31,7 +35,9 @@ class Outbox:
     __slots__ = (
         "_changed",
         "_check",
+        "_encode",
         "_most",
+        "_mosts",
         "_refuse",
         "_room",
         "_waiters",
@@ -49,14 +55,16 @@ class Outbox:
         refuse: Callable[[], object],
         most: int = MOST,
     ) -> None:
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[Encoded] = deque()
         self.lock: threading.Lock = threading.Lock()
         """Guards all but ``pending``, which is safe by itself."""
         self.resting: bool = True
         """Whether nobody would look at a message, unless he was woken."""
         self.shut: bool = False
         """Whether no more messages are taken."""
-        self._most = self._room = min(most, MOST)
+        self._mosts = min(most, MOST), min(most, MOST_LARGE)
+        self._most = self._room = self._mosts[False]
+        self._encode: Callable[[dict[str, Any]], Encoded] = speed.encode_packet
         self._changed = threading.Condition(self.lock)
         self._waiters: list[Deferred[None]] = []
         self._wake = wake
@@ -70,7 +78,7 @@ class Outbox:
 
         Raises TypeError or PacketError for what cannot travel, and what *check* and *refuse* do.
         """
-        data = speed.encode_packet(packet)
+        data = self._encode(packet)
         # No lock: this is done for each message. Threads that share the outbox may make room count
         # too few of them, until it is counted anew.
         room = self._room - len(data) - EACH
@@ -83,17 +91,21 @@ class Outbox:
             self._stir()
         return False
 
-    def _add_slowly(self, data: bytes) -> bool:
+    def _add_slowly(self, data: Encoded) -> bool:
         """Add a message where there is no room, or it may not be added at all."""
         self._check(len(data))
+        # Where one is large, so is the next, as a rule: its values are not copied then.
+        large = len(data) >= LARGE
+        self._encode = encode_pieces if large else speed.encode_packet
         with self.lock:
             if self.shut:
                 self._refuse()
                 return False
             self.pending.append(data)
-            self._room -= len(data) + EACH
+            self._room -= len(data) + EACH + self._most - self._mosts[large]
+            self._most = self._mosts[large]
         self._wake()
-        return True
+        return self.full
 
     def _stir(self) -> None:
         with self.lock:

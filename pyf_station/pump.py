@@ -19,7 +19,8 @@ from typing import Any, Final
 from pyf.station.loop import Loop
 from pyf.station.stream import Stream
 from pyf.transport import PacketError, encode_packet
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE
+from pyf.transport.pieces import Encoded, encode_pieces
 
 BURST: Final = 4 * BATCH_PACKETS
 """Packets that a fast source is asked for at once: a change of threads costs as much as 50."""
@@ -42,7 +43,7 @@ IDLE_THREADS: Final = 8
 Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
 Source = Callable[[int], Any]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
-Encode = Callable[[Any], bytes]
+Encode = Callable[[Any], Encoded]
 _call: Any = call  # Its type has too many variables for pyright.
 
 INSTANT: Final[frozenset[type]] = frozenset(
@@ -221,10 +222,15 @@ class IteratorPump(Pump):
         if not count:
             return
         self._asked, self._before = count, stream.sent
-        gate = self._gate = [self._encode] * count
+        gate = self._gate = [self._encoder()] * count
         if count > 1 and not self._inline:
             self._guard = self._loop.callLater(TICK, self._cut)
         self._worker.do(partial(self._run, self._burst, gate))
+
+    def _encoder(self) -> Encode:
+        """Return what encodes packets as large as they were of late: large values uncopied."""
+        large = self._encode is encode_packet and self._stream.packet_size >= LARGE
+        return encode_pieces if large else self._encode
 
     def close(self) -> None:
         """Close the source, if it has to be; ``closed`` says when that is done."""

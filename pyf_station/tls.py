@@ -255,6 +255,7 @@ class TlsWire(Wire):
 
     failure: str
     ending: str
+    in_place = False
 
     def __init__(self, channel: Channel, sock: socket.socket) -> None:
         super().__init__(sock)

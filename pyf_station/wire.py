@@ -8,13 +8,16 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 
 RECEIVE_BYTES = 64 * 1024
 """Bytes read at once, as many as Twisted reads. Larger reads leave holes between the payloads that
 wait for a handler, and memory beyond the windows."""
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""
@@ -131,6 +134,9 @@ class Wire:
     of a method leaves the bytes written so far and those still to be written exact.
     """
 
+    in_place: ClassVar[bool] = True
+    """Whether what comes may be read into a buffer, as it is."""
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket: socket.socket = sock
@@ -190,19 +196,26 @@ class Wire:
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has, b"" where nothing will; raises nothing."""
+        return self._received(self.socket.recv, RECEIVE_BYTES, b"")
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        """Read what has come to *buffer*; return how much, None and 0 as ``read`` does."""
+        return self._received(self.socket.recv_into, buffer, 0)
+
+    def _received(self, receive: Callable[[A], T], argument: A, nothing: T) -> T | None:
         if self.ending:
-            return b""
+            return nothing
         try:
-            data = self.socket.recv(RECEIVE_BYTES)
+            got = receive(argument)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             self.ending = self._explained(error.strerror or str(error))
-            return b""
-        if not data:
+            return nothing
+        if not got:
             self.ending = self._explained(CLOSED)
         self._heard = True
-        return data
+        return got
 
     def _explained(self, reason: str) -> str:
         return reason if self._heard else unheard(reason)

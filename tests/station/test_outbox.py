@@ -62,9 +62,25 @@ def test_it_is_full_of_many_small_messages(owner):
     assert owner.outbox.full
 
 
-def test_it_is_full_of_few_large_messages(owner):
-    assert not owner.outbox.add({"data": bytes(MOST // 2)})
-    assert owner.outbox.add({"data": bytes(MOST // 2)})
+def test_it_is_full_of_few_large_messages():
+    """
+    It has room for a frame of them, and their values are not copied.
+    """
+    owner = Owner(2**20)
+    blob = bytes(MOST - 100)
+    assert [owner.outbox.add({"data": blob}) for _ in range(5)].index(True) == 4
+    left: list[Any] = list(owner.outbox.pending)[2:]
+    assert all(each.buffers[1] is blob for each in left)
+
+
+def test_small_messages_behind_large_ones_have_the_room_of_small_ones():
+    owner = Owner(2**20)
+    owner.outbox.add({"data": bytes(MOST)})
+    owner.take(1)
+    while not owner.outbox.add({}):
+        pass
+    owner.take(len(owner.outbox.pending))
+    assert [owner.outbox.add({}) for _ in range(MOST)].index(True) == MOST // (EACH + 1)
 
 
 def test_a_message_that_fills_it_wakes(owner):

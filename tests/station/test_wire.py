@@ -388,6 +388,22 @@ def test_what_has_come_is_read_then_the_end(ends):
     assert end.ending == "the server closed the connection"
 
 
+def test_what_comes_may_be_read_to_a_buffer(ends):
+    """
+    As read() does: None where nothing has come, 0 at the end.
+    """
+    end, peer = ends
+    buffer = bytearray(5)
+    assert end.read_into(memoryview(buffer)) is None
+    peer.sendall(b"abc")
+    assert end.read_into(memoryview(buffer)) == 3
+    assert buffer == b"abc\0\0"
+    peer.close()
+    assert end.read_into(memoryview(buffer)) == 0
+    assert end.ending == "the server closed the connection"
+    assert end.read_into(memoryview(buffer)) == 0
+
+
 def test_a_reset_is_an_end_with_its_reason(ends):
     """
     The system's words say why nothing more will come.
