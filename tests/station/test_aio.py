@@ -274,6 +274,24 @@ def test_a_failing_handler_fails_the_call(serve, logged_errors):
     logged_errors.claim(LookupError)
 
 
+def test_large_and_small_packets_and_messages_arrive_as_they_were_sent(serve):
+    """
+    Those that are large like the ones before them are not copied on their way.
+    """
+    packets = [{"n": n, "data": bytes([n]) * (100_000 if n % 8 else 1)} for n in range(40)]
+
+    async def echo(flow, client):
+        async for packet in flow:
+            await client.message(packet)
+        await client.success()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(echo)) as client:
+            return [value async for value in client.stream(packets)]
+
+    assert asyncio.run(use())[:-1] == packets
+
+
 def test_an_early_answer_closes_the_source(serve):
     """
     A handler that answers early ends the flow: its source, of either kind, is closed by then.
