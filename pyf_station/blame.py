@@ -13,6 +13,9 @@ from typing import Any, Final
 from twisted.python.failure import Failure
 from twisted.python.reflect import qual
 
+WITHHELD: Final = "(its text is logged with expose_errors=True)"
+"""What stands for a text in a log."""
+
 FRAMES: Final = 50
 """Innermost frames that are told of each exception."""
 
@@ -39,8 +42,13 @@ def _lines(error: BaseException) -> Iterator[str]:
     yield qual(type(error)).removeprefix("builtins.")
 
 
-def described(error: BaseException, *, exposed: bool) -> str:
-    """Return what a log is told of *error*: all of it only if *exposed*."""
+def described(error: BaseException | str, *, exposed: bool) -> str:
+    """Return what a log is told of *error*: all of it only if *exposed*.
+
+    Of a text that a handler chose to tell its client, that is nothing.
+    """
+    if isinstance(error, str):
+        return error if exposed else WITHHELD
     return "".join(format_exception(error)) if exposed else stack(error)
 
 
@@ -48,7 +56,7 @@ class _Withheld:
     """Stands for an exception whose text nobody is to read."""
 
     def __repr__(self) -> str:
-        return "(its text is logged with expose_errors=True)"
+        return WITHHELD
 
 
 class Quiet(Failure):

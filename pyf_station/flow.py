@@ -296,8 +296,8 @@ class Client(_Client):
         """End the flow badly: the client gets a ServerError.
 
         A str is for the client to read. Of an exception it learns the class and an error id, under
-        which the server's log has the stack. Its text goes to the client and into the log only
-        where the server has ``expose_errors=True``. Raises as ``success`` does.
+        which the server's log has the stack. Its text goes to the client, and either text into the
+        log, only where the server has ``expose_errors=True``. Raises as ``success`` does.
         """
         self._session.report_error(error)
 

@@ -289,17 +289,16 @@ class Session:
 
     def report_error(self, error: BaseException | str) -> None:
         """Give an error as the result. Callable from any thread; raises as ``succeed`` does."""
-        facts = failure_facts(error, "handler_error", expose=self.carrier.expose_errors)
+        exposed = self.carrier.expose_errors
+        facts = failure_facts(error, "handler_error", expose=exposed)
         if isinstance(error, str):
             self._answer(facts)
-            text = error
         else:
             self._answer_failure(facts)
-            text = described(error, exposed=self.carrier.expose_errors)
         _log.info(
             "a handler reported error {error_id} to its client: {text}",
             error_id=facts["error_id"],
-            text=text,
+            text=described(error, exposed=exposed),
         )
 
     def report_failure(self, error: BaseException) -> None:
