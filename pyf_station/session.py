@@ -75,6 +75,8 @@ class Carrier(Protocol):
     expose_errors: bool
     max_packet: int
     """Bytes of the largest packet, or result, that the client takes."""
+    clock: Callable[[], float]
+    """The time of a clock that nobody sets, in seconds."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""

@@ -235,3 +235,10 @@ class Sessions:
         waiting, place.waiting = place.waiting, None
         if waiting is not None:
             waiting.cancel()
+
+
+def cut(why: str, session: Session) -> BadFlowEnding:
+    """Return the error of a flow whose connection has ended."""
+    what = "result" if session.whole else "flow"
+    text = f"{why}, before the {what}; {session.received} packets had come"
+    return BadFlowEnding(text, received=session.received)

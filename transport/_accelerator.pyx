@@ -43,6 +43,11 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(void* value)
     int PY_VERSION_HEX
     void PyObject_GC_Track(void* value)
+    uint32_t PyUnicode_MAX_CHAR_VALUE(object text)
+    object PyUnicode_New(Py_ssize_t length, uint32_t most)
+    Py_ssize_t PyUnicode_CopyCharacters(
+        object to, Py_ssize_t at, object text, Py_ssize_t start, Py_ssize_t length
+    ) except -1
     object PyUnicode_DecodeUTF8Stateful(
         const char* text, Py_ssize_t size, const char* errors, Py_ssize_t* consumed
     )
@@ -400,16 +405,39 @@ def decode_maps(data, Py_ssize_t count, bounds=codec.BOUNDS):
     codec.census.check(data, bounds)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        reader.at = <const unsigned char*>view.buf
-        reader.end = reader.at + view.len
-        reader.owed = 0
-        reader.breath = BREATH
+        begin(&reader, &view)
         return take_packets(&reader, count)
     except Exception:
         pass  # Python's codec finds out why.
     finally:
         PyBuffer_Release(&view)
     return codec.decode_maps(data, count, bounds)
+
+
+def decode(data, bounds=codec.BOUNDS):
+    """Return the one value in *data*; see ``pyf.transport.codec.decode``."""
+    cdef Py_buffer view
+    cdef Reader reader
+    codec.census.check(data, bounds)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        begin(&reader, &view)
+        reader.owed = 1
+        value = take(&reader, 0)
+        if reader.at == reader.end:
+            return value
+    except Exception:
+        pass  # Python's codec finds out why.
+    finally:
+        PyBuffer_Release(&view)
+    return codec.decode(data, bounds)
+
+
+cdef inline void begin(Reader* reader, Py_buffer* view):
+    reader.at = <const unsigned char*>view.buf
+    reader.end = reader.at + view.len
+    reader.owed = 0
+    reader.breath = BREATH
 
 
 cdef list take_packets(Reader* reader, Py_ssize_t count):
@@ -561,14 +589,24 @@ cdef inline object take_text(Reader* reader, uint64_t size):
 cdef object take_long_text(Reader* reader, uint64_t size):
     cdef const char* at = <const char*>skip(reader, size)
     cdef Py_ssize_t taken, left = <Py_ssize_t>size
+    cdef Py_ssize_t length = 0, start = 0
+    cdef uint32_t most = 0
     pieces = []
-    while left > PIECE:
-        pieces.append(PyUnicode_DecodeUTF8Stateful(at, PIECE, NULL, &taken))
+    while left:
+        piece = PyUnicode_DecodeUTF8Stateful(at, min(left, PIECE), NULL, &taken)
+        if not taken:
+            raise _Beyond
+        pieces.append(piece)
+        length += PyUnicode_GET_LENGTH(piece)
+        most = max(most, PyUnicode_MAX_CHAR_VALUE(piece))
         at += taken
         left -= taken
         breathe(reader)
-    pieces.append(PyUnicode_DecodeUTF8(at, left, NULL))
-    return "".join(pieces)
+    text = PyUnicode_New(length, most)
+    for piece in pieces:
+        start += PyUnicode_CopyCharacters(text, start, piece, 0, PyUnicode_GET_LENGTH(piece))
+        breathe(reader)
+    return text
 
 
 cdef inline object take_raw(Reader* reader, uint64_t size):

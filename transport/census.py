@@ -205,28 +205,40 @@ def take_census(data: bytes | memoryview, bounds: Bounds) -> bool:
     raise RemoteProtocolError(text, code=code, limit=limit, actual=actual, option=option)
 
 
-# Sentence, code and option for each bound that can be passed; no option is that of the bounds.
-_REFUSALS: dict[Finding, tuple[str, str, str]] = {
-    Finding.ANNOUNCED: (
+class _Refusal(NamedTuple):
+    """What is said of a bound that was passed."""
+
+    text: str
+    code: str
+    option: str = ""
+    """That of the bounds, where it is empty."""
+
+
+_REFUSALS: dict[Finding, _Refusal] = {
+    Finding.ANNOUNCED: _Refusal(
         "a value cannot be decoded: it announces {actual} bytes, but {limit} are left in its frame"
         " (Limits.max_packet)",
-        *("malformed_value", "max_packet"),
+        code="malformed_value",
+        option="max_packet",
     ),
-    Finding.NUMBER: (
+    Finding.NUMBER: _Refusal(
         "a number of {actual} bytes, where {limit} are allowed (MAX_NUMBER)",
-        *("malformed_value", "MAX_NUMBER"),
+        code="malformed_value",
+        option="MAX_NUMBER",
     ),
-    Finding.MANY: (
+    Finding.MANY: _Refusal(
         "a frame holds more than {limit} values (Limits.max_objects)",
-        *("too_many_values", "max_objects"),
+        code="too_many_values",
+        option="max_objects",
     ),
-    Finding.WEIGHT: (
+    Finding.WEIGHT: _Refusal(
         "the values of a frame would take more than {limit} bytes of memory, {growth} times"
         " Limits.{option}",
-        *("too_many_values", ""),
+        code="too_many_values",
     ),
-    Finding.DEEP: (
+    Finding.DEEP: _Refusal(
         "a value cannot be decoded: it is nested deeper than {limit} levels (MAX_NESTING)",
-        *("malformed_value", "MAX_NESTING"),
+        code="malformed_value",
+        option="MAX_NESTING",
     ),
 }

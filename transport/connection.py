@@ -28,9 +28,9 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
-    ResultReceived,
 )
 from pyf.transport.frames import OF_CONNECTION, Frame, FrameType
 from pyf.transport.limits import (
@@ -346,18 +346,15 @@ class Connection(Continuation):
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
-        result = payloads.decode_result(frame.payload, self._packet_bounds)
-        consumed, messages, status, value, error = result
+        consumed, messages = frames.RESULT.unpack_from(frame.payload)
+        late = LateResult(flow_id=frame.flow, payload=frame.payload, bounds=self._packet_bounds)
+        event = late if late.heavy else late.decode()
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)
         if flow.kept is not None:
             self._out += frames.encode_frame(FrameType.ACK, flow.id)
-        if not wanted:
-            return None
-        return ResultReceived(
-            flow_id=flow.id, consumed=consumed, status=status, value=value, error=error
-        )
+        return event if wanted else None
 
     def _receive_credit(self, frame: Frame) -> Event | None:
         if self._gone(frame):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, NamedTuple
 
-from pyf.transport import codec, frames
+from pyf.transport import codec, frames, speed
 from pyf.transport.census import Bounds
 from pyf.transport.codec import BOUNDS
 from pyf.transport.errors import RemoteProtocolError
@@ -350,7 +350,7 @@ def _decode_fields(
     payload: bytes, start: int, schema: _Schema, bounds: Bounds = BOUNDS
 ) -> dict[str, Any]:
     """Return the fields of *schema*, and in its order, from the map that begins at *start*."""
-    fields = codec.decode(memoryview(payload)[start:], bounds)
+    fields = speed.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
     found = {name: fields.get(name) for name in schema}

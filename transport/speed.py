@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from pyf.transport import codec
 from pyf.transport.compiled import compiled
 
-__all__ = ["decode_maps", "encode_each", "encode_packet"]
+__all__ = ["decode", "decode_maps", "encode_each", "encode_packet"]
 
 if TYPE_CHECKING:
-    from pyf.transport.codec import decode_maps, encode_each, encode_packet
+    from pyf.transport.codec import decode, decode_maps, encode_each, encode_packet
 else:
     _chosen = compiled("_accelerator") or codec
+    decode = _chosen.decode
     decode_maps, encode_packet = _chosen.decode_maps, _chosen.encode_packet
     encode_each = _chosen.encode_each

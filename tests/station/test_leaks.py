@@ -106,9 +106,9 @@ def test_what_a_peer_says_of_itself_is_one_short_line(peer, lines, where):
         machine._send_go_away(NASTY, NASTY)
         client.pump()
     elif where == "feature":
-        from pyf.station.carrier import _escaped
+        from pyf.station.blame import escaped
 
-        line = _escaped(NASTY)
+        line = escaped(NASTY)
         assert line.isascii()
         assert line.isprintable()
         assert len(line) <= 400

@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.logger import LogLevel, globalLogPublisher
 
-from pyf.station.flow import Flow
 from pyf.station.blame import WITHHELD
+from pyf.station.flow import Flow
 from pyf.station.session import END, TICK, failure_facts
 from pyf.transport import (
     BadFlowEnding,

@@ -179,7 +179,7 @@ def test_a_connection_that_has_ended_before_it_is_there_is_not_kept(dialler):
     one = dialler()
 
     async def cut(trunk: Trunk) -> Any:
-        connection = FakeConnection()
+        connection: Any = FakeConnection()
         trunk.left(connection, "cut")
         return connection
 

@@ -18,9 +18,9 @@ from pyf.transport import (
     RemoteProtocolError,
     Role,
     UnsupportedValue,
+    census,
     encode_packet,
 )
-from pyf.transport import census
 from pyf.transport.census import (
     QUICK_BYTES,
     QUICK_COPY,
@@ -33,8 +33,8 @@ from pyf.transport.census import (
     is_heavy,
     take_census,
 )
-from pyf.transport.compiled import compiled
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
+from pyf.transport.compiled import compiled
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
 
 SMALL = Limits(max_packet=MIB)

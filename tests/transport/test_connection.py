@@ -3,6 +3,7 @@
 import itertools
 import struct
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
     ResultReceived,
@@ -947,3 +949,20 @@ def test_a_server_may_widen_the_windows_of_a_flow(connect):
     pair.server.widen(flow, 6000, 600_000)
     pair.server.widen(flow + 1, 6000, 600_000)
     assert not pair.server.data_to_send()
+
+
+def test_a_result_of_many_values_is_decoded_by_whoever_wants_it(connect):
+    """The flow is over on both sides all the same; what is wrong with it is raised there."""
+    pair, rows = connect(), [None] * 20_000
+    flow = pair.client.open_flow({"n": 0})
+    pair.to_server()
+    pair.server.finish(flow, 0, "success", value=rows)
+    *_, late = pair.to_client()
+    assert isinstance(late, LateResult)
+    assert pair.client.flow_state(flow) is FlowState.ANSWERED
+    result = late.decode()
+    assert (result.flow_id, result.consumed, result.status) == (flow, 0, "success")
+    assert result.value == rows
+    broken = replace(late, payload=late.payload[:-1])
+    with pytest.raises(RemoteProtocolError):
+        broken.decode()

@@ -323,6 +323,14 @@ def test_uuids_are_as_the_library_makes_them(compiled):
     assert str(found) == str(token)
 
 
+@given(value=within(COMMON) | st.binary(), more=st.sampled_from([b"", b"\xc0", b"\xc1"]))
+def test_a_value_alone_is_decoded_as_python_does(compiled, same, value, more):
+    """And so is what is none, or is followed by something."""
+    data = value if isinstance(value, bytes) else codec.encode_packet({"value": value})
+    ours, theirs = (outcome(each.decode, data + more) for each in (compiled, codec))
+    assert same(ours, theirs)
+
+
 def test_nested_dicts_are_dicts_until_they_are_read(compiled):
     (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": {"b": [{"c": 1}]}})]), 1)
     assert (type(packet["a"]), type(packet["a"]["b"][0])) == (dict, dict)
