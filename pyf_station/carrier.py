@@ -73,8 +73,8 @@ class StationProtocol(Protocol):
         self.clock: Callable[[], float] = factory.clock
         # A flow of somebody unknown has the windows that it had before the HELLO.
         limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
-        self._machine = Connection(Role.SERVER, limits, factory.clock)
-        self._unknown: dict[int, Alarm] = {}
+        strangers = factory.gate is not None
+        self._machine = Connection(Role.SERVER, limits, factory.clock, strangers=strangers)
         self._sessions: dict[int, Session] = {}
         self._places: dict[int, Place] = {}
         # Those of them whose client has not shown yet that it has its token.
@@ -242,11 +242,8 @@ class StationProtocol(Protocol):
 
     def recognise(self, flow_id: int) -> None:
         """Give the flow its full windows: its client is known now."""
-        alarm = self._unknown.pop(flow_id, None)
-        if alarm is not None:
-            alarm.cancel()
-            self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
-            self._flush()
+        self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
+        self._flush()
 
     # What the factory calls
 
@@ -338,7 +335,7 @@ class StationProtocol(Protocol):
     def _start(self, session: Session) -> None:
         if self._server.gate is not None:
             expel = partial(refuse, session)
-            self._unknown[session.flow_id] = self._alarm(self.limits.handshake_timeout, expel)
+            session.stranger = self._alarm(self.limits.handshake_timeout, expel)
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
@@ -416,7 +413,7 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        for alarm in filter(None, (self._unknown.pop(flow_id, None), session and session.deadline)):
+        for alarm in filter(None, (session and session.stranger, session and session.deadline)):
             alarm.cancel()
 
     def _lose_sessions(

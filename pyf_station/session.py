@@ -134,6 +134,8 @@ class Session:
         """Packets that the client expects to send, where it knows."""
         self.deadline: Any = None
         """The alarm of the time that the client gave the call; it has ``cancel()``."""
+        self.stranger: Any = None
+        """The alarm of the time in which the client has to be known; likewise."""
         self.start: int = 0
         """Packets of a flow with a name that earlier sessions have handled for good."""
         self.progress: Progress | None = None
@@ -254,6 +256,13 @@ class Session:
         ticking, self._ticking = self._ticking, None
         if ticking is not None:
             ticking.cancel()
+
+    def recognise(self) -> None:
+        """Note that its client is known now."""
+        if self.stranger is not None:
+            self.stranger.cancel()
+        if not self._closed:
+            self.carrier.recognise(self.flow_id)
 
     # What the handler does; callable from any thread
 

@@ -26,9 +26,14 @@ class Continuation(Machine):
     """The part of a connection that carries flows on."""
 
     def __init__(
-        self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
+        self,
+        role: Role,
+        limits: Limits | None,
+        clock: Callable[[], float] | None,
+        *,
+        strangers: bool = False,
     ) -> None:
-        super().__init__(role, limits, clock)
+        super().__init__(role, limits, clock, strangers=strangers)
         self._resuming: dict[int, FlowMachine] = {}
 
     def flow(self, flow_id: int) -> FlowMachine:
@@ -94,6 +99,8 @@ class Continuation(Machine):
     def _go_on(self, flow_id: int, flow: FlowMachine, received: int) -> None:
         flow.id, flow.state = flow_id, FlowState.STREAMING
         self._flows[flow_id] = flow
+        if flow.trusted:
+            self._trusted.add(flow_id)
         self._send_credit(flow)
         # All of it was sent under credit before, and no packet was too large.
         pending = flow.rewind(received)

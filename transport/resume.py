@@ -150,6 +150,11 @@ class FlowMachine:
     receive: ReceiveWindow
     kept: Kept | None = None
     """What is kept so that it can go on over another connection; None where it cannot."""
+    trusted: bool = True
+    """Whether its packets may be as large as any: to a server that has to know its client first,
+    not before it has granted credit."""
+    has_header: bool = True
+    """Whether its header is no packet of it."""
 
     def keep(self, most: int) -> None:
         """From now on keep what is sent, *most* bytes at the most."""

@@ -88,6 +88,10 @@ def come_back(peer, client, flow, ticket):
     return again
 
 
+def flow_of(server, ticket):
+    return server.sessions._places[ticket.session_id].flow
+
+
 def rejection(client):
     (event,) = client.of(FlowRejected)
     return event.code, event.final
@@ -561,3 +565,29 @@ def test_results_are_of_one_kind(peer, opened):
     client, flow, _ = opened()
     client.end(flow.id)
     assert isinstance(client.result(flow.id), ResultReceived)
+
+
+def test_a_flow_whose_client_is_not_known_yet_goes_on_once_it_is(peer, opened, hand_reactor):
+    """Until then it is told to try again; and its time to be known does not begin anew."""
+    release = threading.Event()
+
+    def slow(header, peer):
+        release.wait(10)
+        return "somebody"
+
+    async def whoami(flow, client):
+        return [client.identity, [packet.n async for packet in flow]]
+
+    server = FlowServer(whoami, reactor=hand_reactor, resume=ResumePolicy(), authenticate=slow)
+    client, flow, ticket = opened(server)
+    client.send(flow.id, *numbers(0))
+    client.lose()
+    early = come_back(peer, client, flow, ticket)
+    assert rejection(early) == ("unauthenticated", False)
+    release.set()
+    server.reactor.run_until(lambda: flow_of(server, ticket).trusted)
+    again = come_back(peer, client, flow, ticket)
+    assert again.of(FlowResumed)
+    server.reactor.advance(2 * server.limits.handshake_timeout)
+    again.end(flow.id)
+    assert again.result(flow.id).value == ["somebody", [0]]
