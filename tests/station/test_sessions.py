@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from pyf.station import FlowServer, ResumePolicy
-from pyf.station.sessions import Sessions
+from pyf.station.sessions import UNSEEN, Sessions
 from pyf.transport import (
     BadFlowEnding,
     DeadlineExceeded,
@@ -129,12 +129,12 @@ def test_the_handler_does_not_start_before_the_client_has_its_ticket(
     client.protocol.dataReceived(b"".join(client.machine.data_to_send()))
     client.reactor.turn()
     client.lose()
-    assert (handler.runs, server.sessions.detached) == (0, 1)
+    assert (handler.runs, len(server.sessions._places)) == (0, 1)
     client, flow, _ = opened(server)
     client.end(flow.id)
     client.result(flow.id)
     client.reactor.advance(TTL)
-    assert server.sessions.detached == 0
+    assert not server.sessions._places
     assert handler.runs == 1
 
 
@@ -183,6 +183,51 @@ def test_at_the_cap_the_handler_gets_its_error_now(opened, handler, bounds):
     client.lose()
     assert isinstance(handler.error, BadFlowEnding)
     assert not client.server.sessions._places
+
+
+@pytest.fixture
+def unseen(peer):
+    """
+    Open a flow whose client gets the session and shows nothing of it; return client, flow, ticket.
+    """
+
+    def open_flow(server):
+        client = peer(server)
+        number = client.machine.open_flow(resume=MIB)
+        client.protocol.dataReceived(b"".join(client.machine.data_to_send()))
+        client.machine.receive_data(client.transport.value())
+        (opened,) = [
+            e for e in iter(client.machine.next_event, None) if isinstance(e, SessionOpened)
+        ]
+        client.machine.data_to_send()
+        client.lose()
+        return client, client.machine.flow(number), opened.ticket
+
+    return open_flow
+
+
+def test_sessions_that_nobody_has_shown_to_have_take_no_place_from_others(
+    peer, opened, unseen, handler, hand_reactor
+):
+    """There are UNSEEN of them at the most, and the oldest goes first."""
+    policy = ResumePolicy(max_detached=1)
+    server = FlowServer(handler, reactor=hand_reactor, resume=policy, max_clients=2)
+    assert server.sessions is not None
+    first = unseen(server)
+    last = [unseen(server) for _ in range(UNSEEN)][-1]
+    assert (server.sessions.detached, len(server.sessions._places)) == (0, UNSEEN)
+    client, *_ = opened(server)
+    client.lose()
+    assert server.sessions.detached == 1
+    client, flow, ticket = first
+    assert rejection(come_back(peer, client, flow, ticket)) == ("unknown_session", True)
+    client, flow, ticket = last
+    again = come_back(peer, client, flow, ticket)
+    again.end(flow.id)
+    assert again.result(flow.id).status == "success"
+    assert handler.runs == 1
+    hand_reactor.advance(TTL)
+    assert not server.sessions._places
 
 
 def test_what_waits_counts_as_a_client(peer, opened):
