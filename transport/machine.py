@@ -155,7 +155,7 @@ class Machine:
             self._out += frame
             flow.send.spend(len(batch), size)
             if flow.kept is not None:
-                flow.kept.add(batch, size)
+                flow.kept.add(len(batch), buffers, size)
             total += len(batch)
         return total
 
