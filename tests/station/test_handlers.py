@@ -363,7 +363,7 @@ def test_a_thread_that_raises_what_ends_programs_has_only_failed(peer, logged_er
     assert result.error["error_class"] == error.__name__
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_a_coroutine_that_raises_what_ends_programs_has_only_failed(peer, logged_errors, error):
     async def handler(flow, client):
         raise error
