@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -73,8 +72,7 @@ class StationClient(BaseClient):
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
         self._interceptors = checked(interceptors)
-        # Calls begin in any thread.
-        self._lock = threading.Lock()
+        # Under the lock: calls begin in any thread.
         self._under_way: WeakSet[Progress] = WeakSet()
 
     def _listens(self) -> None:

@@ -176,6 +176,15 @@ _RANGES = {
 }
 
 
+def limits_of(limits: object) -> Limits:
+    """Return *limits*, the default ones for None; raises TypeError for what is none."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits= takes Limits, not {limits!r}")
+    return limits
+
+
 def stranger_limits(limits: Limits) -> Limits:
     """Return *limits* with the windows of a flow whose client is not known yet."""
     return replace(limits, window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)

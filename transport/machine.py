@@ -10,7 +10,7 @@ from pyf.transport import census, frames
 from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
-from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits
+from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
 from pyf.transport.pieces import Encoded, Pending, flatten
 from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
@@ -38,7 +38,7 @@ class Machine:
         self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
     ) -> None:
         self.role: Role = role
-        self.limits: Limits = limits or Limits()
+        self.limits: Limits = limits_of(limits)
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)

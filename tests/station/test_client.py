@@ -163,7 +163,7 @@ def test_what_is_no_header_is_refused_at_once(method, header):
         getattr(StationClient("127.0.0.1"), method)([], header=header)
 
 
-@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), 10**400])
 def test_what_is_no_timeout_is_refused_at_once(timeout):
     """
     ValueError where call() is called.
@@ -552,6 +552,50 @@ def test_a_removed_listener_hears_nothing(connect):
     client.remove_listener("success", heard.append)
     client.send([])
     assert heard == []
+
+
+@pytest.mark.parametrize("listener", [None, 5, "print"])
+def test_a_listener_that_cannot_be_called_is_refused(listener):
+    """
+    TypeError where it is added, and not where a packet comes.
+    """
+    client = StationClient("127.0.0.1")
+    with pytest.raises(TypeError, match="cannot be called"):
+        client.add_listener("success", listener)
+
+
+def test_a_listener_that_is_added_while_another_is_removed_is_heard():
+    """
+    Whether anybody listens at all is looked up and noted as one.
+    """
+    client = StationClient("127.0.0.1")
+    looking, added = threading.Event(), threading.Event()
+
+    class Slow(dict[str, list[Any]]):
+        def values(self) -> Any:
+            found = [list(each) for each in super().values()]
+            looking.set()
+            added.wait(0.05)  # It cannot be added before this has ended.
+            return found
+
+    client._listeners = Slow(client._listeners)
+    client.add_listener("other", print)
+    remove = threading.Thread(target=client.remove_listener, args=("other", print))
+    remove.start()
+    assert looking.wait(WAIT)
+    client.add_listener("success", print)
+    added.set()
+    remove.join()
+    assert client._heard
+
+
+@pytest.mark.parametrize("limits", [5, {}, "tight"])
+def test_limits_of_another_type_are_refused(limits):
+    """
+    TypeError where the client is made.
+    """
+    with pytest.raises(TypeError, match="takes Limits"):
+        StationClient("127.0.0.1", limits=limits)
 
 
 def test_listeners_of_unknown_events_are_refused():

@@ -12,6 +12,7 @@ from pyf.transport.limits import (
     LONGEST_PING_INTERVAL,
     MAX_FRAME,
     MAX_WINDOW,
+    limits_of,
 )
 
 # What is wrong on purpose need not be well typed.
@@ -79,3 +80,12 @@ def test_nobody_may_keep_its_peer_from_asking_whether_it_lives():
 def test_the_defaults_are_legal_and_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits().max_packet = 1
+
+
+def test_only_limits_are_taken_for_limits():
+    mine = Limits(max_flows=1)
+    assert limits_of(mine) is mine
+    assert limits_of(None) == Limits()
+    for other in (0, {}, "tight", Limits):
+        with pytest.raises(TypeError, match="limits= takes Limits, not"):
+            limits_of(other)
