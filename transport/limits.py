@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from sys import float_info
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -79,6 +80,10 @@ many refusals as ``MAX_REFUSED`` allows have room."""
 
 ASSUMED_PING_INTERVAL = 1.0
 """Seconds between the PINGs that a peer takes that doesn't say."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds that a system is asked to wait at once, whatever the limit: some count milliseconds in 31
+bits, and refuse what does not fit."""
 
 LONGEST_PING_INTERVAL = 60.0
 """Seconds between PINGs that a peer may insist on: with more, its death would go unnoticed."""
@@ -159,7 +164,7 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, kinds):
                 kind = "an int" if kinds is int else "a number"
                 raise TypeError(f"Limits.{field.name} must be {kind}, not {value!r}")
-            if not 0 < value < float("inf"):
+            if not 0 < value <= float_info.max:
                 raise ValueError(f"Limits.{field.name} must be more than 0, not {value!r}")
         for name, (least, most) in _RANGES.items():
             if not least <= (value := getattr(self, name)) <= most:

@@ -8,6 +8,7 @@ import tracemalloc
 import weakref
 from collections import Counter
 from contextlib import suppress
+from dataclasses import fields
 from queue import Empty, Queue
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from pyf.station import link as link_module
 from pyf.station.client import Call, StationClient
+from pyf.station.sessions import ResumePolicy
 from pyf.transport import (
     ClientError,
     ConnectFailed,
@@ -587,6 +589,19 @@ def test_a_listener_that_is_added_while_another_is_removed_is_heard():
     added.set()
     remove.join()
     assert client._heard
+
+
+@pytest.mark.parametrize("seconds", [1e7, 1e18, 1e300])
+def test_limits_that_are_never_reached_are_no_harm(serve, seconds):
+    """
+    No system is asked to wait for longer than it can count.
+    """
+    names = [field.name for field in fields(Limits) if type(field.default) is float]
+    limits = Limits(**(dict.fromkeys(names, seconds) | {"min_ping_interval": 1.0}))
+    port = serve(count, limits=limits, resume=ResumePolicy(ttl=seconds))
+    client = StationClient("127.0.0.1", port, limits=limits)
+    for resume in (False, True):
+        assert client.send([{}], timeout=seconds, resume=resume) == 1
 
 
 @pytest.mark.parametrize("limits", [5, {}, "tight"])
