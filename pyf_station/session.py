@@ -54,6 +54,9 @@ leaves at once; so does all of it once the thread waits for its flow, or has sai
 
 Item = Batch | StationError | None
 
+Failed = BaseException | type[BaseException] | str
+"""What a handler can report as an error."""
+
 Decoded = tuple[int, Iterator[dict[str, Any]], Iterator[Packet]]
 """How many packets have been decoded; those of them that have not been taken, whose number can be
 asked; and what makes Packets of these as they are taken."""
@@ -287,8 +290,15 @@ class Session:
         """
         self._answer({"status": "success", "value": value})
 
-    def report_error(self, error: BaseException | str) -> None:
-        """Give an error as the result. Callable from any thread; raises as ``succeed`` does."""
+    def report_error(self, error: Failed) -> None:
+        """Give an error as the result. Callable from any thread; raises as ``succeed`` does.
+
+        Raises TypeError for what is neither an exception nor a str.
+        """
+        if isinstance(error, type) and issubclass(error, BaseException):
+            error = error()  # As raise does.
+        if not isinstance(error, BaseException | str):
+            raise TypeError(f"an error is an exception or a str, not {error!r}")
         facts = failure_facts(error, "handler_error", expose=self.carrier.expose_errors)
         if isinstance(error, str):
             self._answer(facts)

@@ -596,8 +596,9 @@ def test_limits_that_are_never_reached_are_no_harm(serve, seconds):
     """
     No system is asked to wait for longer than it can count.
     """
-    names = [field.name for field in fields(Limits) if type(field.default) is float]
-    limits = Limits(**(dict.fromkeys(names, seconds) | {"min_ping_interval": 1.0}))
+    names = {field.name for field in fields(Limits) if type(field.default) is float}
+    values: dict[str, Any] = dict.fromkeys(names - {"min_ping_interval"}, seconds)
+    limits = Limits(**values)
     port = serve(count, limits=limits, resume=ResumePolicy(ttl=seconds))
     client = StationClient("127.0.0.1", port, limits=limits)
     for resume in (False, True):

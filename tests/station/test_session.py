@@ -342,6 +342,21 @@ def test_a_reported_text_is_for_the_client(session, carrier, logged):
     assert [each["text"] for each in logged if "error_id" in each] == ["no room"]
 
 
+def test_a_class_of_exceptions_is_reported_as_one_of_them(session, carrier):
+    session(SimpleQueue()).report_error(ValueError)
+    carrier.turn()
+    ((_, _, facts),) = carrier.results
+    assert facts["error_class"] == "ValueError"
+
+
+@pytest.mark.parametrize("error", [None, 5, b"no room", {}, int])
+def test_what_is_no_error_is_refused_and_the_handler_may_still_answer(session, error):
+    state = session(SimpleQueue())
+    with pytest.raises(TypeError, match="an error is an exception or a str"):
+        state.report_error(error)
+    assert not state.answered
+
+
 def test_an_error_that_came_too_late_is_not_logged_as_reported(session, logged):
     state = session(SimpleQueue())
     state.succeed(None)
