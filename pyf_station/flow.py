@@ -297,8 +297,8 @@ class Client(_Client):
 
         A str is for the client to read. Of an exception, or a class of them, it learns the class
         and an error id, under which the server's log has the stack. Its text goes to the client and
-        into the log only where the server has ``expose_errors=True``. Raises as ``success`` does, and TypeError for
-        what is neither.
+        into the log only where the server has ``expose_errors=True``. Raises as ``success`` does,
+        and TypeError for what is neither.
         """
         self._session.report_error(error)
 

@@ -33,6 +33,11 @@ class Pieces:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def small(self) -> int:
+        """Bytes beside the large values, every second buffer of which is one."""
+        return sum(map(len, self.buffers[::2]))
+
 
 Encoded = bytes | Pieces
 """One packet, encoded."""

@@ -30,8 +30,8 @@ class Owner:
     def wake(self) -> None:
         self.wakes += 1
 
-    def check(self, size: int) -> None:
-        if size > self.most:
+    def check(self, data: bytes) -> None:
+        if (size := len(data)) > self.most:
             raise PacketTooLarge("too large", size=size, limit=self.most, option="max_packet")
 
     def refuse(self) -> None:
