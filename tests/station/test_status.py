@@ -51,7 +51,7 @@ def page_with(address: str, text: str) -> str:
         if text in (page := str(get(address)[2])):
             return page
         gone.wait(0.01)
-    pytest.fail(f"the page does not say {text!r}: {page}")
+    pytest.fail(f"the page does not say {text!r}")
 
 
 @pytest.fixture
