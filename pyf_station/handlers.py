@@ -145,13 +145,17 @@ def _check(handler: Handler) -> None:
 
 
 def _check_arguments(function: Callable[..., Any], name: object, what: str, count: int) -> None:
+    given, named = [None] * count, {}
+    if isinstance(function, partial):
+        given, named = [*function.args, *given], function.keywords
+        function = function.func
     try:
         # What is called is the wrapper, whatever it passes on.
         signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:
         return  # A callable made in C need not tell what it takes.
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*given, **named)
     except TypeError as error:
         raise TypeError(f"{what}; {name} takes {signature}: {error}") from None
 

@@ -185,6 +185,8 @@ class TakesNothing:
         (lambda flow, client, more: None, "missing a required argument: 'more'"),
         (lambda flow, *, client: None, "too many positional"),
         (functools.partial(function, 1, 2), "too many positional"),
+        (functools.partial(function, 1, 2, 3), "too many positional"),
+        (functools.partial(function, other=1), "unexpected keyword"),
         (len, r"takes \(obj, /\)"),
     ],
 )
