@@ -284,6 +284,23 @@ def test_a_call_yields_messages_as_packets(connect):
     assert all(value is True or type(value) is Packet for value in values)
 
 
+def test_who_iterates_a_call_that_is_being_iterated_is_refused_and_no_value_is_lost(connect):
+    """
+    A source that asks for the next value of its own call, or another thread: ValueError there.
+    """
+    calls: list[Call] = []
+
+    def source():
+        yield {"n": 1}
+        for _ in range(2):
+            with pytest.raises(ValueError, match="somebody else is iterating"):
+                next(calls[0])
+        yield {"n": 2}
+
+    calls.append(connect(count).call(source()))
+    assert list(calls[0]) == [True, True, {"type": "success", "message": 2}]
+
+
 def test_a_call_is_an_iterator(connect):
     """
     next() works as a for loop does.

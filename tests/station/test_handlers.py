@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from pyf.station.handlers import HandlerRunner, Kind
 
 RAN = []
+OTHER: Any = {"other": 1}
 
 
 def function(flow, client=None):
@@ -185,8 +186,8 @@ class TakesNothing:
         (lambda flow, client, more: None, "missing a required argument: 'more'"),
         (lambda flow, *, client: None, "too many positional"),
         (functools.partial(function, 1, 2), "too many positional"),
-        (functools.partial(function, 1, 2, 3), "too many positional"),
-        (functools.partial(function, other=1), "unexpected keyword"),
+        (functools.partial(*[function, 1, 2, 3]), "too many positional"),
+        (functools.partial(function, **OTHER), "unexpected keyword"),
         (len, r"takes \(obj, /\)"),
     ],
 )
