@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from math import inf
 from numbers import Real
+from sys import float_info
 
 from pyf.transport import Limits, Packet
+from pyf.transport.limits import limits_of
 
 DEFAULT_PORT = 6789
 
@@ -33,9 +35,10 @@ class BaseClient:
         self.host: str = host
         self.port: int = port
         self.waits_for_success: bool = waits_for_success
-        self.limits: Limits = limits or Limits()
+        self.limits: Limits = limits_of(limits)
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
         self._heard: bool = False
+        self._lock = threading.Lock()
 
     def add_listener(self, event: str, listener: Listener) -> None:
         """Have *listener* called with packets that come back to any call of this client.
@@ -45,16 +48,21 @@ class BaseClient:
         iterated: in its thread, and in its task. A call stops with the exception that a listener
         raises.
 
-        Raises ValueError for another event. Callable from any thread.
+        Raises ValueError for another event, TypeError for what cannot be called. Callable from any
+        thread.
         """
-        self._listeners_of(event).append(listener)
-        self._heard = True
+        if not callable(listener):
+            raise TypeError(f"a listener is called with a packet; {listener!r} cannot be called")
+        with self._lock:
+            self._listeners_of(event).append(listener)
+            self._heard = True
         self._listens()
 
     def remove_listener(self, event: str, listener: Listener) -> None:
         """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
-        self._listeners_of(event).remove(listener)
-        self._heard = any(self._listeners.values())
+        with self._lock:
+            self._listeners_of(event).remove(listener)
+            self._heard = any(self._listeners.values())
 
     def _listens(self) -> None:
         """Do what is to be done where somebody begins to listen."""
@@ -88,7 +96,7 @@ def check_call(header: object, timeout: float | None) -> None:
     number: object = timeout
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"a timeout is a number of seconds, not {timeout!r}")
-    if not 0 <= timeout < inf:
+    if not 0 <= timeout <= float_info.max:
         raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")
 
 

@@ -1,5 +1,5 @@
-"""What a log is told of an exception: where it was raised, and not a word of what it says; and of
-what a client sent.
+"""What a log and a client are told of an exception: its class and stack, not what it says; and
+what a log is told of what a client sent.
 
 An exception's text may quote what a client sent, and so may its notes and the source of the line.
 """
@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from traceback import format_exception, walk_tb
 from typing import Any, Final
+from uuid import uuid4
 
 from twisted.python.failure import Failure
-from twisted.python.reflect import qual
+from twisted.python.reflect import qual, safe_str
 
 WITHHELD: Final = "(its text is logged with expose_errors=True)"
 """What stands for a text in a log."""
@@ -89,3 +90,15 @@ def failure(error: BaseException, *, exposed: bool) -> Any:
     quiet = _Quiet(error)
     quiet.told, quiet.value = stack(error), _Withheld()
     return quiet
+
+
+def failure_facts(error: BaseException | str, code: str, *, expose: bool) -> dict[str, Any]:
+    """Return the RESULT of a failure: with its text only if *expose* is set or it is a str."""
+    facts: dict[str, Any] = {"status": "error", "code": code, "error_id": uuid4().hex[:12]}
+    if isinstance(error, str):
+        return facts | {"error_class": "Error", "message": error}
+    facts["error_class"] = type(error).__name__
+    if expose:
+        facts["message"] = safe_str(error)
+        facts["traceback"] = "".join(format_exception(error))
+    return facts

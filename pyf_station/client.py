@@ -73,8 +73,7 @@ class StationClient(BaseClient):
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(tls, certificate)
         self._interceptors = checked(interceptors)
-        # Calls begin in any thread.
-        self._lock = threading.Lock()
+        # Under the lock: calls begin in any thread.
         self._under_way: WeakSet[Progress] = WeakSet()
 
     def _listens(self) -> None:
@@ -355,15 +354,39 @@ class StationClient(BaseClient):
                 maps = progress.unread()  # Where reading them was stopped.
 
 
+class _Steps(Iterator[Values]):
+    """The steps of a call, of which there is one at a time; who comes meanwhile gets a ValueError.
+
+    Not raised here, for a chain that sees its source fail ends: without a word to its other user.
+    """
+
+    def __init__(self, steps: Generator[Values, None, None]) -> None:
+        self._steps = steps
+        self._lock = threading.Lock()
+
+    def __next__(self) -> Values:
+        if not self._lock.acquire(blocking=False):
+            return map(_refuse, ("somebody else is iterating the call right now",))
+        try:
+            return next(self._steps)
+        finally:
+            self._lock.release()
+
+
+def _refuse(text: str) -> Value:
+    raise ValueError(text)
+
+
 class Call(Counted, Iterator[Value]):
     """A call that goes on as it is iterated. Closing it, or dropping it, cancels the flow.
 
-    For one thread at a time; the counters can be read, and the call closed, from any.
+    For one thread at a time: iterating raises ValueError where another one is iterating right now.
+    The counters can be read, and the call closed, from any.
     """
 
     def __init__(self, steps: Generator[Values, None, None], progress: Progress) -> None:
         self._steps = steps
-        self._values = chain.from_iterable(steps)
+        self._values = chain.from_iterable(_Steps(steps))
         self._progress = progress
 
     def __iter__(self) -> Iterator[Value]:  # noqa: PYI034 - its packets cost no call of ours

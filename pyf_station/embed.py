@@ -10,6 +10,7 @@ import atexit
 import os
 import sys
 import threading
+from functools import partial
 from queue import Empty, Queue
 from typing import Any, Final, Self
 
@@ -20,6 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python import threadable
+from twisted.python.failure import Failure
 
 from pyf.station.server import STOP_GRACE, FlowServer
 
@@ -43,16 +45,25 @@ def serve(server: FlowServer, endpoint: str | IStreamServerEndpoint) -> Station:
     times, from any thread but the reactor's, and in every process after a fork.
 
     Raises what listening raises (``twisted.internet.error.CannotListenError``), and RuntimeError
-    where the reactor cannot run any more or this is its own thread.
+    where the reactor cannot run any more or this is its own thread; TypeError for what is no
+    FlowServer or no endpoint.
     """
+    if not isinstance(server, FlowServer):
+        raise TypeError(f"what serves is a FlowServer, not {server!r}")
+    if not (isinstance(endpoint, str) or IStreamServerEndpoint.providedBy(endpoint)):
+        raise TypeError(f"an endpoint is a Twisted one or its string, not {endpoint!r}")
     with _lock:
         reactor = _running_reactor()
-        if threading.get_ident() == threadable.ioThread:
-            raise RuntimeError("embed.serve() waits for the reactor: call it from another thread")
+        _check_thread("embed.serve()")
         listener: Any = _from_string(reactor, endpoint) if isinstance(endpoint, str) else endpoint
-        station = Station(reactor, server, _call_in_reactor(reactor, listener.listen, server))
+        station: Station = _call_in_reactor(reactor, _listen, reactor, listener, server)
         _stations.append(station)
         return station
+
+
+def _listen(reactor: Any, listener: Any, server: FlowServer) -> Deferred[Station]:
+    listening: Deferred[Any] = listener.listen(server)
+    return listening.addCallback(partial(Station, reactor, server))
 
 
 class Station:
@@ -64,17 +75,25 @@ class Station:
         """Where it listens, a Twisted address; it has ``host`` and ``port`` for TCP."""
         self._reactor: Any = reactor
         self._port: Any = port
+        # Told of how it has stopped, or that the reactor has: then nobody else can tell.
+        self._stopped: Queue[Failure | None] = Queue()
+        self._hook: Any = reactor.addSystemEventTrigger(
+            "after", "shutdown", self._stopped.put, None
+        )
 
     def stop(self) -> None:
         """Take no more flows, break off those that are open, and wait a moment for their handlers.
 
         The reactor goes on, for other stations. Safe to call again, from any thread but the
-        reactor's.
+        reactor's, and where that has stopped already. Raises RuntimeError in the reactor's thread.
         """
         with _lock:
             if self in _stations:
+                _check_thread("Station.stop()")
                 _stations.remove(self)
-                _call_in_reactor(self._reactor, self._stop)
+                self._reactor.callFromThread(self._stop)
+                if (failure := self._stopped.get()) is not None:
+                    failure.raiseException()
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets, without a word to the peers: after a fork."""
@@ -89,13 +108,19 @@ class Station:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _stop(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._close())
+    def _stop(self) -> None:
+        Deferred.fromCoroutine(self._close()).addBoth(self._stopped.put)
 
     async def _close(self) -> None:
         await maybeDeferred(self._port.stopListening)
         if not self.server.numPorts:
             await self.server.stop()
+        self._reactor.removeSystemEventTrigger(self._hook)
+
+
+def _check_thread(what: str) -> None:
+    if threading.get_ident() == threadable.ioThread:
+        raise RuntimeError(f"{what} waits for the reactor: call it from another thread")
 
 
 def _running_reactor() -> Any:
@@ -142,6 +167,7 @@ def _stop_at_exit(reactor: Any, thread: threading.Thread, process: int) -> None:
     if process == os.getpid() and reactor.running:
         reactor.callFromThread(_break_off, reactor)
         thread.join(STOP_GRACE + 1.0)
+        _stations.clear()  # Whoever stops one even later has nobody to wait for.
 
 
 def _break_off(reactor: Any) -> None:

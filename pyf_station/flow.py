@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from pyf.station.pace import Decoder
-from pyf.station.session import Item, Session
+from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
 from pyf.transport.codec import unroll
@@ -309,12 +309,13 @@ class Client(_Client):
         """
         self._session.succeed(value)
 
-    def error(self, error: BaseException | str) -> None:
+    def error(self, error: Failed) -> None:
         """End the flow badly: the client gets a ServerError.
 
-        A str is for the client to read. Of an exception it learns the class and an error id, under
-        which the server's log has the stack. Its text goes to the client, and either text into the
-        log, only where the server has ``expose_errors=True``. Raises as ``success`` does.
+        A str is for the client to read. Of an exception, or a class of them, it learns the class
+        and an error id, under which the server's log has the stack. Its text goes to the client,
+        and either text into the log, only where the server has ``expose_errors=True``. Raises as
+        ``success`` does, and TypeError for what is neither.
         """
         self._session.report_error(error)
 
@@ -345,7 +346,7 @@ class AsyncClient(_Client):
         """End the flow well, as ``Client.success`` does."""
         self._session.succeed(value)
 
-    async def error(self, error: BaseException | str) -> None:
+    async def error(self, error: Failed) -> None:
         """End the flow badly, as ``Client.error`` does."""
         self._session.report_error(error)
 

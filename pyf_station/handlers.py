@@ -64,8 +64,10 @@ class HandlerRunner:
             if self._gate is not None and not await self._gate.pass_on_reactor(session):
                 return
             await self._handle_async(session, flow, client)
-        except GeneratorExit:
-            raise  # Nothing holds the coroutine any more: it is no failure of the handler's.
+        except GeneratorExit as error:
+            # Where nothing holds the coroutine any more, its flow is over, and this is any thread.
+            if not (session.cancelled or session.answered):
+                session.carrier.call_soon(partial(session.report_failure, error))
         except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
 
@@ -143,13 +145,17 @@ def _check(handler: Handler) -> None:
 
 
 def _check_arguments(function: Callable[..., Any], name: object, what: str, count: int) -> None:
+    given, named = [None] * count, {}
+    if isinstance(function, partial):
+        given, named = [*function.args, *given], function.keywords
+        function = function.func
     try:
         # What is called is the wrapper, whatever it passes on.
         signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:
         return  # A callable made in C need not tell what it takes.
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*given, **named)
     except TypeError as error:
         raise TypeError(f"{what}; {name} takes {signature}: {error}") from None
 

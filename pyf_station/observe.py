@@ -7,9 +7,10 @@ in a while and when a flow ends.
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import Any, Final
 
@@ -167,6 +168,8 @@ class Observed:
         self._flows: dict[Session, LiveFlow] = {}
         self._connection_numbers = count(1)
         self._flow_numbers = count(1)
+        # Under the lock: a flow is counted either while it goes on, or once it is over.
+        self._lock = threading.Lock()
         self._finished = (0, 0, 0)
         self._seen = (0, 0.0)
         self._timer: Alarm | None = None
@@ -183,8 +186,13 @@ class Observed:
 
     @property
     def totals(self) -> tuple[int, int, int]:
-        """Packets received, packets consumed and messages sent since observing began."""
-        columns = zip(self._finished, *(flow.counts for flow in self.flows), strict=True)
+        """Packets received, packets consumed and messages sent since observing began.
+
+        Callable from any thread.
+        """
+        with self._lock:
+            finished, flows = self._finished, self.flows
+        columns = zip(finished, *(flow.counts for flow in flows), strict=True)
         received, consumed, messages = map(sum, columns)
         return received, consumed, messages
 
@@ -245,11 +253,11 @@ class Observed:
     def _settle(self, flow: LiveFlow) -> None:
         if not flow.over or not flow.returned:
             return
-        # In this order: whoever reads the totals meanwhile never sees less than before.
         received, consumed, messages = flow.counts
         done = self._finished
-        self._finished = done[0] + received, done[1] + consumed, done[2] + messages
-        del self._flows[flow.session]
+        with self._lock:
+            self._finished = done[0] + received, done[1] + consumed, done[2] + messages
+            del self._flows[flow.session]
         self.outcomes[flow.outcome] += 1
         self._tell_of("flow_finished", flow, outcome=flow.outcome)
         self._rest()
@@ -359,7 +367,8 @@ _EXTRAS: Final = {
 
 def log_events(event: Event) -> None:
     """Write *event* to Twisted's log, at level info, each of its facts as a field of its own."""
-    facts = asdict(event)
+    # No copy in depth: its handler may be changing the header.
+    facts = {field.name: getattr(event, field.name) for field in fields(event)}
     facts["header_text"] = shown(facts.pop("header"))
     kind = event.name.partition("_")[0]
     _log.info(_FORMATS[kind] + _EXTRAS.get(event.name, ""), **facts)

@@ -51,7 +51,7 @@ class Outbox:
     def __init__(
         self,
         wake: Callable[[], object],
-        check: Callable[[int], object],
+        check: Callable[[Encoded], object],
         refuse: Callable[[], object],
         most: int = MOST,
     ) -> None:
@@ -93,7 +93,7 @@ class Outbox:
 
     def _add_slowly(self, data: Encoded) -> bool:
         """Add a message where there is no room, or it may not be added at all."""
-        self._check(len(data))
+        self._check(data)
         # Where one is large, so is the next, as a rule: its values are not copied then.
         large = len(data) >= LARGE
         self._encode = encode_pieces if large else speed.encode_packet

@@ -42,6 +42,7 @@ from pyf.transport.events import (
     ResultReceived,
     SessionOpened,
 )
+from pyf.transport.limits import LONGEST_WAIT
 from pyf.transport.patience import Patience
 from pyf.transport.resume import FlowMachine, Ticket
 
@@ -127,7 +128,7 @@ class ResumingLink(Link):
             return
         self.check_deadline()
         left = min(inf if until is None else until, self._deadline or inf) - self._clock()
-        self._settled.wait(None if left == inf else max(0.0, left))
+        self._settled.wait(min(max(0.0, left), LONGEST_WAIT))
         self.check_deadline()
 
     def _linger(self) -> None:
@@ -267,7 +268,7 @@ def _wait_for(wire: Wire, until: float) -> None:
     events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.unsent else 0)
     with selectors.DefaultSelector() as selector:
         selector.register(wire.socket, events)
-        selector.select(max(0.0, until - time.monotonic()))
+        selector.select(min(max(0.0, until - time.monotonic()), LONGEST_WAIT))
 
 
 class Persistence:

@@ -39,6 +39,7 @@ from pyf.station.tls import server_context
 from pyf.station.watch import Alarm
 from pyf.transport import Limits
 from pyf.transport.events import FlowOpened
+from pyf.transport.limits import limits_of
 
 MAX_CLIENTS: Final = 10_000
 """Connections at once. Each costs a descriptor, of which the system may grant fewer, and a few
@@ -66,7 +67,7 @@ class FlowServer(Factory):
 
     *handler* is a callable, a class or a generator function (run in threads of the server's own),
     a coroutine function or an async generator function (run on the reactor). Raises TypeError for
-    anything else.
+    anything else, and for options of another type.
 
     :param max_handlers: handlers running at once; a flow over it is refused as busy. 64 where
         handlers have threads, 16384 where they have not.
@@ -116,6 +117,8 @@ class FlowServer(Factory):
             "max_clients_per_address": max_clients_per_address,
         }
         for name, value in counts.items():
+            if value is not None and not isinstance(value, int):
+                raise TypeError(f"{name} is a number of type int, not {value!r}")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         self.max_handlers: int = max_handlers
@@ -123,7 +126,7 @@ class FlowServer(Factory):
         self.max_clients_per_address: int | None = max_clients_per_address
         self._addresses: Counter[object] = Counter()
         self.expose_errors: bool = expose_errors
-        self.limits: Limits = limits or Limits()
+        self.limits: Limits = limits_of(limits)
         self.connections: set[StationProtocol] = set()
         """The connections that are served now."""
         # Weak: a coroutine that nothing else holds any more is finalised, which frees its slot.

@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import length_hint
 from queue import SimpleQueue
-from traceback import format_exception
 from typing import Any, Final, Protocol
-from uuid import uuid4
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.reflect import safe_str
 
-from pyf.station.blame import described, failure
+from pyf.station.blame import described, failure, failure_facts
 from pyf.station.outbox import Outbox
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
@@ -34,12 +31,13 @@ from pyf.transport import (
     PacketTooLarge,
     RemoteProtocolError,
     StationError,
+    census,
     encode_packet,
 )
 from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
-from pyf.transport.pieces import Pending
+from pyf.transport.pieces import Encoded, Pending, weigh
 
 _log: Final = Logger()
 
@@ -53,6 +51,9 @@ TICK: Final = 0.002
 leaves at once; so does all of it once the thread waits for its flow, or has said very much."""
 
 Item = Batch | StationError | None
+
+Failed = BaseException | type[BaseException] | str
+"""What a handler can report as an error."""
 
 Decoded = tuple[int, Iterator[dict[str, Any]], Iterator[Packet]]
 """How many packets have been decoded; those of them that have not been taken, whose number can be
@@ -158,9 +159,9 @@ class Session:
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
-        self.outbox: Outbox = Outbox(
-            self._wake, self._check_size, self._check_open, carrier.max_packet
-        )
+        self._bounds = census.bounds(carrier.limits, "max_packet")
+        most = min(carrier.max_packet, self._bounds.harmless)
+        self.outbox: Outbox = Outbox(self._wake, self._weigh, self._check_open, most)
         """The handler's messages, on their way."""
         # Guards the result, and whether the flow is over.
         self._lock = self.outbox.lock
@@ -298,8 +299,15 @@ class Session:
         """
         self._answer({"status": "success", "value": value})
 
-    def report_error(self, error: BaseException | str) -> None:
-        """Give an error as the result. Callable from any thread; raises as ``succeed`` does."""
+    def report_error(self, error: Failed) -> None:
+        """Give an error as the result. Callable from any thread; raises as ``succeed`` does.
+
+        Raises TypeError for what is neither an exception nor a str.
+        """
+        if isinstance(error, type) and issubclass(error, BaseException):
+            error = error()  # As raise does.
+        if not isinstance(error, BaseException | str):
+            raise TypeError(f"an error is an exception or a str, not {error!r}")
         exposed = self.carrier.expose_errors
         facts = failure_facts(error, "handler_error", expose=exposed)
         if isinstance(error, str):
@@ -350,10 +358,11 @@ class Session:
 
     def drop(self) -> None:
         """Forget what has been decoded and not taken. Callable from any thread."""
-        count, left, _ = self.decoded
-        # Emptied, since the handler may be iterating it, and in C: no packet is taken meanwhile.
-        dropped = len(list(left))
-        self.decoded = (count - dropped, left, iter(()))
+        with self._lock:  # The handler may drop it, too.
+            count, left, _ = self.decoded
+            # Emptied, since the handler may be iterating it; in C: no packet is taken meanwhile.
+            dropped = len(list(left))
+            self.decoded = (count - dropped, left, iter(()))
 
     def checkpoint(self, sequence: int, effects: Effects | None) -> None:
         """Note that *sequence* packets are handled for good. Blocks; callable from any thread.
@@ -416,11 +425,11 @@ class Session:
     def _answer(self, facts: dict[str, Any]) -> None:
         """Give the result; raises as ``succeed`` does."""
         data = encode_packet(facts)
-        self._check_size(len(data))
+        self._weigh(data)
         with self._lock:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
-            self._result = (self.consumed, decode(data))
+            self._result = (self.consumed, decode(data, self._bounds))
             self.outbox.close()
         self._wake()
         if not self.whole:
@@ -436,8 +445,8 @@ class Session:
         except PacketError:
             self._answer(facts | {"message": None, "traceback": None})
 
-    def _check_size(self, size: int) -> None:
-        limit = self.carrier.max_packet
+    def _weigh(self, data: Encoded) -> None:
+        limit, size = self.carrier.max_packet, len(data)
         if size > limit:
             raise PacketTooLarge(
                 f"{size} bytes, where the client takes {limit} (its Limits.max_packet)",
@@ -445,6 +454,7 @@ class Session:
                 limit=limit,
                 option="max_packet",
             )
+        weigh(data, self._bounds)
 
     def _check_open(self, what: str = "a message") -> None:
         if self._result is not None:
@@ -486,15 +496,3 @@ class Session:
         if not self._woken:
             self._woken = True
             self.carrier.call_soon(self.flush)
-
-
-def failure_facts(error: BaseException | str, code: str, *, expose: bool) -> dict[str, Any]:
-    """Return the RESULT of a failure: with its text only if *expose* is set or it is a str."""
-    facts: dict[str, Any] = {"status": "error", "code": code, "error_id": uuid4().hex[:12]}
-    if isinstance(error, str):
-        return facts | {"error_class": "Error", "message": error}
-    facts["error_class"] = type(error).__name__
-    if expose:
-        facts["message"] = safe_str(error)
-        facts["traceback"] = "".join(format_exception(error))
-    return facts

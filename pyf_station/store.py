@@ -106,6 +106,7 @@ class PostgreSQLStore:
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._local = threading.local()
+        self._lock = threading.Lock()
         self._connections: list[Any] = []
         with self._connection().transaction():
             # Two servers may start at once, and CREATE TABLE IF NOT EXISTS is no lock.
@@ -140,8 +141,9 @@ class PostgreSQLStore:
 
             connection = psycopg.connect(self._conninfo, autocommit=True)
             self._local.connection = connection
-            self._connections = [each for each in self._connections if not each.closed]
-            self._connections.append(connection)
+            with self._lock:
+                still_open = [each for each in self._connections if not each.closed]
+                self._connections = [*still_open, connection]
         return connection
 
 

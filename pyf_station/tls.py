@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pyf.station.wire import CLOSED, RECEIVE_BYTES, Wire, deadline_error
 from pyf.transport import ConnectFailed, Limits
+from pyf.transport.limits import LONGEST_WAIT
 
 Paths = tuple[str | os.PathLike[str], str | os.PathLike[str]]
 """Where a certificate is, with its chain if it has one, and its private key; both as PEM."""
@@ -193,7 +194,7 @@ class Channel:
         deadline: float | None = None,
     ) -> None:
         self.pipe: TlsPipe = TlsPipe(context, host)
-        until = time.monotonic() + limits.handshake_timeout
+        until = time.monotonic() + min(limits.handshake_timeout, LONGEST_WAIT)
         port = sock.getpeername()[1]
         try:
             self._shake_hands(sock, until if deadline is None else min(until, deadline))

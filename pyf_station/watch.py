@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyf.station.wire import set_user_timeout
 from pyf.transport import Connection
+from pyf.transport.limits import LONGEST_WAIT
 from pyf.transport.patience import Overdue, Patience
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Alarm:
         self._clock = clock
         self._function = function
         self._due = clock() + seconds
-        self._call: DelayedCall | None = reactor.callLater(seconds, self._ring)
+        self._call: DelayedCall | None = reactor.callLater(min(seconds, LONGEST_WAIT), self._ring)
 
     def cancel(self) -> None:
         """Don't call. Harmless if it was called already, or cancelled."""
@@ -44,7 +45,7 @@ class Alarm:
     def _ring(self) -> None:
         left = self._due - self._clock()
         if left > 0:
-            self._call = self._reactor.callLater(max(left, SHORTEST), self._ring)
+            self._call = self._reactor.callLater(min(max(left, SHORTEST), LONGEST_WAIT), self._ring)
         else:
             self._call = None
             self._function()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
+from pyf.transport.limits import LONGEST_WAIT
 
 RECEIVE_BYTES = 64 * 1024
 """Bytes read at once, as many as Twisted reads. Larger reads leave holes between the payloads that
@@ -22,6 +23,8 @@ T = TypeVar("T")
 MAX_BUFFERS = 64
 """Buffers written at once; systems take at least 16, Linux 1024."""
 
+USER_TIMEOUT = 2_000_000.0
+"""Seconds that the system is told at the most: it counts milliseconds in 31 bits."""
 
 CLOSED = "the server closed the connection"
 
@@ -46,7 +49,7 @@ class Attempt:
 
         One that does not answer leaves time for those after it.
         """
-        return max(0.001, self._until - time.monotonic()) / addresses
+        return min(max(0.001, self._until - time.monotonic()) / addresses, LONGEST_WAIT)
 
     def unknown(self, error: Exception) -> ConnectFailed:
         """Return the error of a name that cannot be resolved."""
@@ -124,7 +127,8 @@ def set_user_timeout(sock: socket.socket, seconds: float) -> None:
     if option is not None:
         # A handle that is no TCP socket doesn't know the option, or has no options at all.
         with suppress(AttributeError, OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
+            milliseconds = max(1, round(1000 * min(seconds, USER_TIMEOUT)))
+            sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
 class Wire:

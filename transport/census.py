@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyf.transport.compiled import compiled
-from pyf.transport.errors import RemoteProtocolError
+from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB, Limits
 
 # Bytes of CPython's objects, with the pointer in the list or dict that holds them.
@@ -184,6 +184,15 @@ def check(data: bytes | memoryview, bounds: Bounds) -> bool:
     left to the decoder.
     """
     return len(data) > bounds.harmless and take_census(data, bounds)
+
+
+def weigh(data: bytes, bounds: Bounds) -> None:
+    """Raise PacketTooLarge where a peer with the same *bounds* would not take *data*."""
+    try:
+        check(data, bounds)
+    except RemoteProtocolError as error:
+        facts: dict[str, Any] = {"size": error.actual, "limit": error.limit}
+        raise PacketTooLarge(f"too large: {error}", **facts, option=error.option) from None
 
 
 def is_heavy(data: bytes | memoryview, bounds: Bounds) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyf.transport import codec, frames, payloads
+from pyf.transport import census, codec, frames, payloads
 from pyf.transport.continuation import Continuation
 from pyf.transport.errors import (
     LocalProtocolError,
@@ -102,9 +102,10 @@ class Connection(Continuation):
         """
         self._check_opening(FrameType.OPEN)
         if header is not None:
-            size = len(codec.encode_packet(header))
-            if size > self._peer_max_header:
+            encoded = codec.encode_packet(header)
+            if (size := len(encoded)) > self._peer_max_header:
                 raise packet_too_large(size, self._peer_max_header, "max_header")
+            census.weigh(encoded, self._bounds)
         payload = payloads.encode_open(header, timeout, waits, length_hint, resume, name)
         flow = self._add_flow(self._last_flow + 1)
         flow.has_header = header is not None

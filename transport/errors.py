@@ -171,12 +171,12 @@ class UnsupportedValue(PacketError, TypeError):
 
 
 class PacketTooLarge(PacketError, ValueError):
-    """A packet is larger, encoded, than the receiver takes."""
+    """A packet is larger, encoded, than the receiver takes, or holds more values."""
 
     size: int = 0
-    """Bytes that the packet takes."""
+    """Bytes that the packet takes; values, where the option is ``max_objects``."""
     limit: int = 0
-    """Bytes that it may take."""
+    """What it may take."""
     option: str = ""
     """The option that sets the limit."""
 

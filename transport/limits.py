@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from sys import float_info
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -42,8 +43,8 @@ BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
 LARGE_BATCH_BYTES = 272 * KIB
-"""The same where the first packet is LARGE: a frame for every four packets of 64 KiB, since what is
-done for each frame takes as long as copying a hundred KiB."""
+"""The same for packets of LARGE values and little else: a frame for every four packets of 64 KiB,
+since what is done for each frame takes as long as copying a hundred KiB."""
 
 TURN_BYTES = 3 * LARGE_BATCH_BYTES
 """Packet bytes that a fast source is asked for at once: half of the window that there is by
@@ -79,6 +80,10 @@ many refusals as ``MAX_REFUSED`` allows have room."""
 
 ASSUMED_PING_INTERVAL = 1.0
 """Seconds between the PINGs that a peer takes that doesn't say."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds that a system is asked to wait at once, whatever the limit: some count milliseconds in 31
+bits, and refuse what does not fit."""
 
 LONGEST_PING_INTERVAL = 60.0
 """Seconds between PINGs that a peer may insist on: with more, its death would go unnoticed."""
@@ -159,7 +164,7 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, kinds):
                 kind = "an int" if kinds is int else "a number"
                 raise TypeError(f"Limits.{field.name} must be {kind}, not {value!r}")
-            if not 0 < value < float("inf"):
+            if not 0 < value <= float_info.max:
                 raise ValueError(f"Limits.{field.name} must be more than 0, not {value!r}")
         for name, (least, most) in _RANGES.items():
             if not least <= (value := getattr(self, name)) <= most:
@@ -174,6 +179,15 @@ _RANGES = {
     "retention": (INITIAL_BYTES, MAX_WINDOW),
     "min_ping_interval": (0, LONGEST_PING_INTERVAL),
 }
+
+
+def limits_of(limits: object) -> Limits:
+    """Return *limits*, the default ones for None; raises TypeError for what is none."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits= takes Limits, not {limits!r}")
+    return limits
 
 
 def stranger_limits(limits: Limits) -> Limits:

@@ -10,8 +10,8 @@ from pyf.transport import census, frames
 from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
-from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits
-from pyf.transport.pieces import Encoded, Pending, flatten
+from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
+from pyf.transport.pieces import Encoded, Pending, flatten, weigh
 from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -46,7 +46,7 @@ class Machine:
         strangers: bool = False,
     ) -> None:
         self.role: Role = role
-        self.limits: Limits = limits or Limits()
+        self.limits: Limits = limits_of(limits)
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
@@ -148,6 +148,9 @@ class Machine:
             if not batch:
                 self._check_size(flow, pending, most)
                 break
+            if len(batch) == 1 and self.role is Role.CLIENT:
+                # What a server sends was weighed in its handler's thread.
+                weigh(batch[0], self._packet_bounds)
             buffers, size = _in_a_row(batch)
             flow.state = advance_flow(flow.state, self._batch_frame)
             first = flow.send.sent_packets

@@ -51,6 +51,13 @@ class Packet(dict[str, Any]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({super().__repr__()})"
 
+    def __or__(self, other: Any) -> Any:
+        # A dict's own would give a dict, without attributes.
+        return type(self)({**self, **other}) if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return type(self)({**other, **self}) if isinstance(other, dict) else NotImplemented
+
     def copy(self) -> Packet:
         """Return a shallow copy, a Packet too."""
         return type(self)(self)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from pyf.transport.connection import Connection
+from pyf.transport.limits import LONGEST_WAIT
 from pyf.transport.liveness import Liveness, Verdict
 
 LATE: Final = 1.0
@@ -127,7 +128,7 @@ class Patience:
         dues = [self._since.get(name, now) + getattr(self._limits, name) for name in names]
         if self._liveness is not None:
             dues.append(self._liveness.next_check())
-        self.due = min(dues)
+        self.due = min(*dues, now + LONGEST_WAIT)
 
     def _overdue(self, now: float) -> Overdue | None:
         for name, since in self._since.items():

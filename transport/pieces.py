@@ -9,8 +9,10 @@ from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
 
+from pyf.transport import census
+from pyf.transport.census import Bounds
 from pyf.transport.codec import encode_packet
-from pyf.transport.limits import LARGE
+from pyf.transport.limits import KIB, LARGE
 
 _MAP32: Final = Struct(">BI")
 _BIN16: Final = Struct(">BH")
@@ -33,12 +35,22 @@ class Pieces:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def small(self) -> int:
+        """Bytes beside the large values, every second buffer of which is one."""
+        return sum(map(len, self.buffers[::2]))
+
 
 Encoded = bytes | Pieces
 """One packet, encoded."""
 
 Pending = deque[Any]
 """Packets that wait to be sent, each Encoded: a deque of bytes alone will do."""
+
+
+def is_bulk(packet: Encoded) -> bool:
+    """Return whether *packet* is large values, and next to nothing beside them."""
+    return isinstance(packet, Pieces) and packet.small <= KIB
 
 
 def encode_pieces(packet: dict[str, Any]) -> Encoded:
@@ -75,6 +87,13 @@ def _woven(texts: list[bytes], values: list[bytes]) -> list[bytes]:
     if texts[-1]:
         buffers.append(texts[-1])
     return buffers
+
+
+def weigh(packet: Encoded, bounds: Bounds) -> None:
+    """Raise PacketTooLarge if a peer with the same *bounds* would not make objects of *packet*."""
+    size = packet.small if isinstance(packet, Pieces) else len(packet)
+    if size > bounds.harmless:
+        census.weigh(b"".join(flatten([packet])), bounds)
 
 
 def flatten(packets: Iterable[Encoded]) -> list[bytes]:

@@ -12,11 +12,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
-from pyf.transport.pieces import Encoded, Pending
+from pyf.transport.pieces import Encoded, Pending, is_bulk
 
 
 class SendWindow:
@@ -68,15 +68,20 @@ class SendWindow:
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
         if count <= 0:
             return []
-        size = len(pending[0])
-        room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if size >= LARGE else BATCH_BYTES)
+        size, bulk = len(pending[0]), is_bulk(pending[0])
+        room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
         if 2 * size > room:
             return [pending.popleft()] if size <= largest and self.fits(1, size) else []
+        if bulk:
+            count = min(count, LARGE_BATCH_BYTES // LARGE)
         batch = [pending.popleft() for _ in range(count)]
         if sum(map(len, batch)) > room:
-            fitting = bisect_right(list(accumulate(map(len, batch))), room)
-            pending.extendleft(reversed(batch[fitting:]))
-            del batch[fitting:]
+            count = bisect_right(list(accumulate(map(len, batch))), room)
+        if bulk:
+            # Of other packets, so large a frame could become more objects than the peer allows.
+            count = min(count, len(list(takewhile(is_bulk, batch))))
+        pending.extendleft(reversed(batch[count:]))
+        del batch[count:]
         return batch
 
     def spend(self, packets: int, size: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from twisted.logger import textFileLogObserver
 from twisted.python.failure import Failure
 
-from pyf.station.blame import FRAMES, Quiet, described, failure, stack
+from pyf.station.blame import FRAMES, Quiet, described, failure, failure_facts, stack
 
 
 def raised() -> BaseException:
@@ -93,3 +93,13 @@ def test_what_is_exposed_is_all_there_is():
     assert "canary" not in described("canary", exposed=False)
     assert type(failure(error, exposed=True)) is Failure
     assert isinstance(failure(error, exposed=False), Quiet)
+
+
+def test_text_and_traceback_are_told_only_where_they_are_exposed():
+    error = ZeroDivisionError("secret")
+    hidden = failure_facts(error, "handler_failed", expose=False)
+    exposed = failure_facts(error, "handler_failed", expose=True)
+    assert "secret" not in str(hidden)
+    assert exposed["message"] == "secret"
+    assert "ZeroDivisionError: secret" in exposed["traceback"]
+    assert exposed["error_id"] != hidden["error_id"]

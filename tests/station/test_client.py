@@ -8,6 +8,7 @@ import tracemalloc
 import weakref
 from collections import Counter
 from contextlib import suppress
+from dataclasses import fields
 from queue import Empty, Queue
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from pyf.station import link as link_module
 from pyf.station.client import Call, StationClient
+from pyf.station.sessions import ResumePolicy
 from pyf.transport import (
     ClientError,
     ConnectFailed,
@@ -163,7 +165,7 @@ def test_what_is_no_header_is_refused_at_once(method, header):
         getattr(StationClient("127.0.0.1"), method)([], header=header)
 
 
-@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), 10**400])
 def test_what_is_no_timeout_is_refused_at_once(timeout):
     """
     ValueError where call() is called.
@@ -280,6 +282,23 @@ def test_a_call_yields_messages_as_packets(connect):
         {"type": "success", "message": None},
     ]
     assert all(value is True or type(value) is Packet for value in values)
+
+
+def test_who_iterates_a_call_that_is_being_iterated_is_refused_and_no_value_is_lost(connect):
+    """
+    A source that asks for the next value of its own call, or another thread: ValueError there.
+    """
+    calls: list[Call] = []
+
+    def source():
+        yield {"n": 1}
+        for _ in range(2):
+            with pytest.raises(ValueError, match="somebody else is iterating"):
+                next(calls[0])
+        yield {"n": 2}
+
+    calls.append(connect(count).call(source()))
+    assert list(calls[0]) == [True, True, {"type": "success", "message": 2}]
 
 
 def test_a_call_is_an_iterator(connect):
@@ -552,6 +571,64 @@ def test_a_removed_listener_hears_nothing(connect):
     client.remove_listener("success", heard.append)
     client.send([])
     assert heard == []
+
+
+@pytest.mark.parametrize("listener", [None, 5, "print"])
+def test_a_listener_that_cannot_be_called_is_refused(listener):
+    """
+    TypeError where it is added, and not where a packet comes.
+    """
+    client = StationClient("127.0.0.1")
+    with pytest.raises(TypeError, match="cannot be called"):
+        client.add_listener("success", listener)
+
+
+def test_a_listener_that_is_added_while_another_is_removed_is_heard():
+    """
+    Whether anybody listens at all is looked up and noted as one.
+    """
+    client = StationClient("127.0.0.1")
+    looking, added = threading.Event(), threading.Event()
+
+    class Slow(dict[str, list[Any]]):
+        def values(self) -> Any:
+            found = [list(each) for each in super().values()]
+            looking.set()
+            added.wait(0.05)  # It cannot be added before this has ended.
+            return found
+
+    client._listeners = Slow(client._listeners)
+    client.add_listener("other", print)
+    remove = threading.Thread(target=client.remove_listener, args=("other", print))
+    remove.start()
+    assert looking.wait(WAIT)
+    client.add_listener("success", print)
+    added.set()
+    remove.join()
+    assert client._heard
+
+
+@pytest.mark.parametrize("seconds", [1e7, 1e18, 1e300])
+def test_limits_that_are_never_reached_are_no_harm(serve, seconds):
+    """
+    No system is asked to wait for longer than it can count.
+    """
+    names = {field.name for field in fields(Limits) if type(field.default) is float}
+    values: dict[str, Any] = dict.fromkeys(names - {"min_ping_interval"}, seconds)
+    limits = Limits(**values)
+    port = serve(count, limits=limits, resume=ResumePolicy(ttl=seconds))
+    client = StationClient("127.0.0.1", port, limits=limits)
+    for resume in (False, True):
+        assert client.send([{}], timeout=seconds, resume=resume) == 1
+
+
+@pytest.mark.parametrize("limits", [5, {}, "tight"])
+def test_limits_of_another_type_are_refused(limits):
+    """
+    TypeError where the client is made.
+    """
+    with pytest.raises(TypeError, match="takes Limits"):
+        StationClient("127.0.0.1", limits=limits)
 
 
 def test_listeners_of_unknown_events_are_refused():

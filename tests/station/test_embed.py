@@ -259,6 +259,73 @@ def test_a_reactor_that_was_stopped_is_a_clear_error():
     )
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        "atexit.register(lambda: station.stop())",  # It runs behind embed's own.
+        "class Late:\n    def __del__(self):\n        station.stop()\n\nlate = Late()",
+    ],
+)
+def test_a_station_may_be_stopped_as_the_interpreter_exits(late):
+    """
+    The reactor has stopped by then: there is nothing to wait for.
+    """
+    script = "station = embed.serve(FlowServer(count), LOOPBACK)\nprint(send(station, 1))\n"
+    assert run(f"import atexit\n{late}\n{script}") == "1\n"
+
+
+def test_a_station_may_be_stopped_behind_the_reactor():
+    """
+    stop() returns at once where the reactor has stopped before, or while it waited.
+    """
+    assert (
+        run("""
+        stations = [embed.serve(FlowServer(count), LOOPBACK) for _ in range(2)]
+        thread = next(t for t in threading.enumerate() if t.name == 'pyf.station-reactor')
+        reactor.callFromThread(reactor.stop)
+        stations[0].stop()
+        thread.join(10)
+        stations[1].stop()
+        print(thread.is_alive())
+    """)
+        == "False\n"
+    )
+
+
+def test_stop_refuses_the_reactors_own_thread(here, in_reactor):
+    """
+    In it stop() would wait for itself: it raises instead, and can be called again elsewhere.
+    """
+    station = embed.serve(FlowServer(count), LOOPBACK)
+    with pytest.raises(RuntimeError, match=r"Station\.stop\(\) waits for the reactor"):
+        in_reactor(station.stop)
+    station.stop()
+
+
+@pytest.mark.parametrize(("server", "endpoint"), [(count, LOOPBACK), (FlowServer(count), 8000)])
+def test_what_is_no_server_or_no_endpoint_is_refused(here, server, endpoint):
+    """
+    A TypeError says which.
+    """
+    with pytest.raises(TypeError, match=r"a FlowServer, not|an endpoint is"):
+        embed.serve(server, endpoint)
+
+
+def test_a_station_that_cannot_stop_says_why(here, monkeypatch):
+    """
+    What goes wrong in the reactor's thread is raised where stop() was called.
+    """
+    station = embed.serve(server := FlowServer(count), LOOPBACK)
+
+    def fail():
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "stop", fail)
+        with pytest.raises(ZeroDivisionError):
+            station.stop()
+
+
 def test_serve_refuses_the_reactors_own_thread():
     """
     In the reactor's thread serve() would wait for itself: it raises instead.

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from pyf.station.handlers import HandlerRunner, Kind
 
 RAN = []
+OTHER: Any = {"other": 1}
 
 
 def function(flow, client=None):
@@ -185,6 +186,8 @@ class TakesNothing:
         (lambda flow, client, more: None, "missing a required argument: 'more'"),
         (lambda flow, *, client: None, "too many positional"),
         (functools.partial(function, 1, 2), "too many positional"),
+        (functools.partial(*[function, 1, 2, 3]), "too many positional"),
+        (functools.partial(function, **OTHER), "unexpected keyword"),
         (len, r"takes \(obj, /\)"),
     ],
 )
@@ -363,7 +366,7 @@ def test_a_thread_that_raises_what_ends_programs_has_only_failed(peer, logged_er
     assert result.error["error_class"] == error.__name__
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_a_coroutine_that_raises_what_ends_programs_has_only_failed(peer, logged_errors, error):
     async def handler(flow, client):
         raise error

@@ -1,10 +1,12 @@
 """The named events of a server: what is known with each, and nothing for a packet."""
 
 import threading
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from twisted.internet.address import UNIXAddress
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 
 from pyf.station import FlowServer
@@ -13,11 +15,14 @@ from pyf.station.observe import (
     NAMES,
     OUTCOMES,
     STALLED_AFTER,
+    Event,
+    Observed,
     log_events,
     shown,
     text_of,
 )
-from pyf.transport import AuthenticationFailed, Limits, Packet
+from pyf.station.session import Session
+from pyf.transport import AuthenticationFailed, FlowCancelled, Limits, Packet
 
 
 def count_all(flow, client):
@@ -275,6 +280,47 @@ def test_events_are_logged_with_their_facts(peer):
     assert (finished["received"], finished["outcome"]) == (1, "success")
     assert "prices" in finished["header_text"]
     assert "hush" not in str(logged)
+
+
+def test_a_header_is_not_copied_to_be_logged():
+    """
+    Its handler may be changing it: a copy in depth would fail in the middle.
+    """
+
+    class Changing:
+        def __deepcopy__(self, memo):
+            raise RuntimeError("dictionary changed size during iteration")
+
+    log_events(Event(name="flow_opened", connection=1, peer="peer", header=Packet(a=Changing())))
+
+
+def test_totals_read_in_another_thread_never_shrink(carrier):
+    """
+    A flow that is over counts once, whoever looks just then.
+    """
+    observed = Observed(MemoryReactorClock, lambda: 0.0)
+    session = Session(carrier, 1, Packet(), SimpleQueue(), waits=True)
+    observed.opened(session)
+    session.received = 50
+    looking, settled = threading.Event(), threading.Event()
+
+    class Slow(dict[Any, Any]):
+        def values(self) -> Any:
+            looking.set()
+            settled.wait(0.05)  # The flow is not settled before this has ended.
+            return super().values()
+
+    observed._flows = Slow(observed._flows)
+    totals: list[tuple[int, int, int]] = []
+    reader = threading.Thread(target=lambda: totals.append(observed.totals))
+    reader.start()
+    assert looking.wait(10)
+    session.fail(FlowCancelled("over"))
+    observed.returned(session)
+    settled.set()
+    reader.join()
+    assert totals == [(50, 0, 0)]
+    assert observed.totals == (50, 0, 0)
 
 
 def test_a_header_is_shown_without_secrets_and_in_one_line():

@@ -138,6 +138,13 @@ def test_a_server_that_could_serve_nobody_is_refused(option, value):
         FlowServer(reading, **{option: value})
 
 
+@pytest.mark.parametrize("option", ["max_handlers", "max_clients", "limits"])
+@pytest.mark.parametrize("value", ["5", 1.5, {}, float("nan")])
+def test_an_option_of_another_type_is_refused(option, value):
+    with pytest.raises(TypeError, match=option):
+        FlowServer(reading, **{option: value})
+
+
 def test_a_server_has_a_default_for_handlers_by_their_kind():
     assert FlowServer(reading).max_handlers == MAX_THREADS
     assert FlowServer(async_reading).max_handlers == MAX_COROUTINES

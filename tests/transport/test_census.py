@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyf.transport import (
     Connection,
     Limits,
+    PacketTooLarge,
     RemoteProtocolError,
     Role,
     UnsupportedValue,
@@ -32,6 +33,7 @@ from pyf.transport.census import (
     check,
     is_heavy,
     take_census,
+    weigh,
 )
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
 from pyf.transport.compiled import compiled
@@ -268,6 +270,16 @@ def test_a_value_that_is_missing_is_not_filled_up():
     for data in (b"", b"\x92\x01", b"\xb2", b"\xc4\x12", b"\x81\xa1k"):
         with pytest.raises(RemoteProtocolError):
             decode(data)
+
+
+def test_a_sender_is_told_before_its_peer_refuses():
+    """What cannot be taken is an error that its user can mend, with the facts."""
+    few = bounds(Limits(max_objects=100), "max_packet")
+    weigh(encode_packet({"rows": [None] * 90}), few)
+    with pytest.raises(PacketTooLarge, match=r"Limits\.max_objects") as caught:
+        weigh(encode_packet({"rows": [None] * 200}), few)
+    facts = caught.value
+    assert (facts.size, facts.limit, facts.option) == (101, 100, "max_objects")
 
 
 def test_a_machine_holds_its_peer_to_its_own_limits():

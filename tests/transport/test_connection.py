@@ -53,6 +53,7 @@ from pyf.transport.limits import (
     BATCH_PACKETS,
     INITIAL_BYTES,
     INITIAL_PACKETS,
+    LARGE,
     MAX_SKIPPED,
     MIB,
     stranger_limits,
@@ -68,6 +69,7 @@ from pyf.transport.payloads import (
     encode_resume,
     encode_resumed,
 )
+from pyf.transport.pieces import encode_pieces
 from pyf.transport.resume import Ticket
 from pyf.transport.states import FLOW_MOVES, SENDERS, ConnectionState, FlowState
 
@@ -513,6 +515,38 @@ def test_a_header_or_a_value_too_large_is_refused_and_nothing_sent(connect):
     assert (caught.value.limit, caught.value.option) == (INITIAL_BYTES, "max_packet")
     pair.server.finish(flow, 0, "success")
     assert len(pair.to_client()) == 1
+
+
+@pytest.mark.parametrize("encode", [encode_packet, encode_pieces])
+def test_a_client_sends_no_packet_of_more_values_than_its_own_limits_allow(connect, encode):
+    """
+    What a peer with the same limits would break the connection for is an error where it is sent.
+    """
+    pair = connect()
+    flow = pair.client.open_flow()
+    heavy = {"rows": [0] * 262_144, "data": bytes(LARGE)}
+    pending = deque([encode(ROW), encode(heavy), encode(ROW)])
+    with pytest.raises(PacketTooLarge) as caught:
+        pair.client.send_packets(flow, pending)
+    assert (caught.value.limit, caught.value.option) == (262_144, "max_objects")
+    assert pair.client.send_packets(flow, pending) == 1
+    assert batches(pair.to_server()) == [ROW] * 2
+
+
+def test_large_values_are_not_weighed(connect):
+    pair = connect()
+    flow = pair.client.open_flow()
+    packet = {"data": bytes(300_000)}
+    assert pair.client.send_packets(flow, deque([encode_pieces(packet)])) == 1
+    assert batches(pair.to_server()) == [packet]
+
+
+def test_a_header_of_too_many_objects_is_refused_and_nothing_sent(connect):
+    pair = connect()
+    with pytest.raises(PacketTooLarge) as caught:
+        pair.client.open_flow({"rows": [{}] * 30_000})
+    assert caught.value.option == "max_header"
+    assert pair.client.idle
 
 
 # What this side may not do

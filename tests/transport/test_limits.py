@@ -12,6 +12,7 @@ from pyf.transport.limits import (
     LONGEST_PING_INTERVAL,
     MAX_FRAME,
     MAX_WINDOW,
+    limits_of,
 )
 
 # What is wrong on purpose need not be well typed.
@@ -48,8 +49,9 @@ def test_what_is_counted_is_an_int(name):
 def test_a_time_is_an_int_or_a_float_that_ends(name):
     assert getattr(limits(**{name: 3}), name) == 3
     assert getattr(limits(**{name: 0.5}), name) == 0.5
-    with pytest.raises(ValueError, match=name):
-        limits(**{name: float("inf")})
+    for endless in (float("inf"), 10**400):
+        with pytest.raises(ValueError, match=name):
+            limits(**{name: endless})
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,12 @@ def test_nobody_may_keep_its_peer_from_asking_whether_it_lives():
 def test_the_defaults_are_legal_and_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits().max_packet = 1
+
+
+def test_only_limits_are_taken_for_limits():
+    mine = Limits(max_flows=1)
+    assert limits_of(mine) is mine
+    assert limits_of(None) == Limits()
+    for other in (0, {}, "tight", Limits):
+        with pytest.raises(TypeError, match="limits= takes Limits, not"):
+            limits_of(other)

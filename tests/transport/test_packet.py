@@ -29,6 +29,26 @@ def test_a_field_is_item_and_attribute():
     assert "a" not in packet
 
 
+def test_merging_gives_a_packet():
+    """
+    On either side of a plain dict; the right one's fields count.
+    """
+    for merged in (Packet(a=1, b=1) | {"b": 2}, {"a": 1, "b": 1} | Packet(b=2)):
+        assert type(merged) is Packet
+        assert merged == {"a": 1, "b": 2}
+        assert merged.b == 2
+    packet = Packet(a=1)
+    same = packet
+    packet |= {"b": 2}
+    assert same is packet
+    assert packet.b == 2
+    for other in ([("b", 2)], None):
+        with pytest.raises(TypeError):
+            _ = packet | other
+        with pytest.raises(TypeError):
+            _ = other | packet
+
+
 def test_it_does_what_a_dict_does():
     packet = Packet(b=1, a=2)
     assert list(packet) == ["b", "a"]

@@ -3,6 +3,7 @@
 import pytest
 
 from pyf.transport import Connection, Limits, Role
+from pyf.transport.limits import LONGEST_WAIT
 from pyf.transport.patience import LATE, Patience
 
 LIMITS = Limits(
@@ -172,3 +173,13 @@ def test_who_looks_late_begins_anew():
     assert waiting.patience.look(waiting.now) is None
     assert waiting.overdue(4.9) is None
     assert waiting.overdue(0.1) == "handshake_timeout"
+
+
+def test_what_may_last_for_years_is_looked_at_now_and_then():
+    years = dict.fromkeys(("frame_timeout", "idle_timeout", "write_timeout", "ping_interval"), 1e12)
+    waiting = Waiting(limits=Limits(**years))
+    waiting.greet()
+    for _ in range(3):
+        assert waiting.patience.due == waiting.now + LONGEST_WAIT
+        waiting.now = waiting.patience.due
+        assert waiting.patience.look(waiting.now) is None

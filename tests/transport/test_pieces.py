@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyf.transport import UnsupportedValue, encode_packet, pieces
-from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
-from pyf.transport.pieces import Pieces, encode_pieces, flatten
+from pyf.transport.limits import BATCH_BYTES, KIB, LARGE, LARGE_BATCH_BYTES
+from pyf.transport.pieces import Pieces, encode_pieces, flatten, is_bulk
 from pyf.transport.window import SendWindow
 
 BLOCK = bytes(LARGE)
@@ -64,22 +64,38 @@ def test_a_packet_is_a_dict():
         encode_pieces(cast("Any", [("data", BLOCK)]))
 
 
-@given(
-    st.lists(st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]), max_size=30),
-    st.sampled_from([5 * BATCH_BYTES, 2 * BATCH_BYTES, BATCH_BYTES]),
+def bulk(size: int, small: int = 10) -> Pieces:
+    return Pieces([bytes(small), bytes(size)])
+
+
+PACKETS = st.one_of(
+    st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]).map(bytes),
+    st.builds(
+        bulk,
+        st.sampled_from([LARGE, BATCH_BYTES, 3 * BATCH_BYTES]),
+        st.sampled_from([10, KIB, 2 * KIB]),
+    ),
 )
-def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(sizes, most):
+
+
+@given(st.lists(PACKETS, max_size=30))
+def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(packets):
     window = SendWindow(2**20, 2**30)
-    sizes = [min(size, most) for size in sizes]
-    pending = deque(map(bytes, sizes))
+    pending = deque(packets)
     taken = []
     while pending:
-        large = len(pending[0]) >= LARGE
-        batch = window.take(pending, most)
-        limit = min(LARGE_BATCH_BYTES, most) if large else BATCH_BYTES
-        assert len(batch) == 1 or sum(map(len, batch)) <= limit
-        taken += map(len, batch)
-    assert taken == sizes
+        batch = window.take(pending, 5 * BATCH_BYTES)
+        size = sum(map(len, batch))
+        assert len(batch) == 1 or size <= (LARGE_BATCH_BYTES if is_bulk(batch[0]) else BATCH_BYTES)
+        assert all(map(is_bulk, batch)) or size <= BATCH_BYTES or len(batch) == 1
+        taken += batch
+    assert taken == packets
+
+
+def test_a_frame_is_not_larger_than_a_packet_may_be():
+    window = SendWindow(2**20, 2**30)
+    pending = deque([bulk(LARGE)] * 8)
+    assert len(window.take(pending, 3 * LARGE)) == 2
 
 
 def test_four_packets_of_64_kib_make_a_frame():
