@@ -37,6 +37,7 @@ ROOMS = (
             "pyf.station.cli.running",
             "pyf.station.cli.tap",
             "pyf.station.cli.sending",
+            "pyf.station.cli.exchange",
             "pyf.station.cli.ping",
             "pyf.station.cli.meter",
             "pyf.station.cli.source",

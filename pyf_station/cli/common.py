@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -138,9 +139,16 @@ def say(text: str) -> None:
     click.echo(f"pyf-station: {text}", err=True)
 
 
+def standard(name: str) -> Any:
+    """Return the binary file of ``stdin`` or ``stdout``; raises OSError if it is closed."""
+    if (file := getattr(sys, name)) is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
+    return file.buffer
+
+
 def write_packet(packet: dict[str, Any]) -> None:
     """Write *packet* to stdout, at once: whoever reads it may be waiting."""
-    out = sys.stdout.buffer
+    out = standard("stdout")
     out.write(ndjson.dumps(packet).encode() + b"\n")
     out.flush()
 

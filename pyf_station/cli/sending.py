@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, BinaryIO
 
 import click
 
+from pyf.station import aio
 from pyf.station.cli import common, meter, source
+from pyf.station.cli.exchange import ship
 from pyf.station.client import StationClient
 from pyf.station.files import FileFlow
 from pyf.transport import Packet, encode_packet, encode_packet_flow
@@ -22,42 +23,6 @@ from pyf.transport import Packet, encode_packet, encode_packet_flow
 timeout_option: common.Decorator = click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds that the whole call may take."
 )
-
-
-@contextmanager
-def _interrupts(cancel: Callable[[], object]) -> Generator[None]:
-    """Have Ctrl-C call *cancel* before it is raised: for a server, it is no failure of the flow."""
-
-    def handle(*_: object) -> None:
-        cancel()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _ship(
-    client: StationClient,
-    flow: Any,
-    header: Packet | None,
-    timeout: float | None,
-    progress: bool | None,
-) -> Packet:
-    """Send *flow*, write what comes back, and return the success."""
-    value: Packet | bool = True
-    with (
-        client.call(flow, header, timeout) as call,
-        _interrupts(call.cancel),
-        meter.metering(call, flow, progress),
-    ):
-        for value in call:
-            if value is not True:
-                common.write_packet(value)
-    assert isinstance(value, Packet)
-    return value
 
 
 @click.command()
@@ -88,9 +53,9 @@ def call(
       pyf-station call localhost:8000 rows.csv -H table=prices -H limit:=10
       tail -f events.ndjson | pyf-station call localhost:8000 -H action=follow
     """
-    client = StationClient(*address, True, limits=common.limits_of(bounds))
+    client = aio.StationClient(*address, True, limits=common.limits_of(bounds))
     with source.reading(path, form) as packets:
-        _ship(client, packets, common.header_of(header), timeout, progress)
+        ship(client, packets, common.header_of(header), timeout, progress)
 
 
 @click.command()
@@ -114,9 +79,9 @@ def replay(
     Example:
       pyf-station replay night.flow localhost:8000
     """
-    client = StationClient(*address, True, limits=common.limits_of(bounds))
+    client = aio.StationClient(*address, True, limits=common.limits_of(bounds))
     with source.reading(path, "flow") as packets:
-        _ship(client, packets, None, timeout, progress)
+        ship(client, packets, None, timeout, progress)
 
 
 @contextmanager
@@ -170,7 +135,7 @@ def send_file(
     """
     flow = FileFlow(path)
     header = flow.header | ({"name": name} if name else {})
-    _ship(StationClient(*address, True), flow, Packet(header), timeout, progress)
+    ship(aio.StationClient(*address, True), flow, Packet(header), timeout, progress)
 
 
 @click.command()

@@ -9,11 +9,13 @@ import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Final
 
 import click
 
 from pyf.station import ndjson
+from pyf.station.cli import common
 from pyf.station.cli.common import Decorator, InputError
 from pyf.transport import Packet, StationError, decode_packet_flow
 from pyf.transport.frames import HEADER, MAGIC
@@ -61,12 +63,15 @@ class Source(Iterator[Packet]):
         """Whether a packet is waited for right now."""
         self.ended: bool = False
         """Whether all of it has been read."""
+        self.check_end: Callable[[], object] = bool
+        """Called where the file has ended; may raise, if that is not the end of the flow."""
 
     def __next__(self) -> Packet:
         self.waiting = True
         try:
             return next(self._packets)
         except StopIteration:
+            self.check_end()
             self.ended = True
             raise
         except ValueError as error:
@@ -118,9 +123,25 @@ def reading(path: str, form: str) -> Generator[Source]:
 
     The form is a key of FORMATS, or "auto".
     """
-    with click.open_file(path, "rb") as opened:
-        file = Counted(opened, "stdin" if path == "-" else path)
-        yield Source(_Late(partial(_packets, file, path, form)), file)
+    opened = _open(path)
+    file = Counted(opened, "stdin" if path == "-" else path)
+    packets = Source(_Late(partial(_packets, file, path, form)), file)
+    try:
+        yield packets
+    finally:
+        if not packets.waiting:  # Closing would wait for a thread that reads, of a pipe for ever.
+            opened.close()
+
+
+def _open(path: str) -> IO[bytes]:
+    if path != "-":
+        return Path(path).open("rb")
+    stdin = common.standard("stdin")
+    try:
+        # Not its buffer: as Python exits, a thread that reads must not hold the lock of that.
+        return open(stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:
+        return io.BytesIO(stdin.read())
 
 
 class _Late(Iterator[Packet]):
