@@ -24,7 +24,8 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from pyf.station.cli.common import Decorator, Failure, say
+from pyf.station.cli.common import Decorator, Failure, address_text, say
+from pyf.station.service import endpoint_string
 
 LOGS: Final[dict[str, Any]] = {"text": textFileLogObserver, "json": jsonFileLogObserver}
 _from_string: Final[Any] = endpoints.serverFromString  # untyped
@@ -63,7 +64,7 @@ def adopt(reactor: Any, factory: Any, descriptor: int) -> Any:
 
 def _parse(reactor: Any, endpoint: str) -> Any:
     try:
-        return _from_string(reactor, endpoint)
+        return _from_string(reactor, endpoint_string(endpoint))
     except (ValueError, TypeError, LookupError, OSError) as error:
         text = f"{endpoint!r} is no endpoint, such as tcp:8000:interface=127.0.0.1 ({error})"
         raise click.BadParameter(text, param_hint="--endpoint") from error
@@ -75,7 +76,7 @@ def _listening(factory: Any, endpoint: Any, name: str) -> Any:
     listening: Deferred[Any] = endpoint.listen(factory)
     listening.addCallbacks(found.append, failed.append)
     if failed:
-        if failed[0].check(CannotListenError, OSError):
+        if failed[0].check(CannotListenError, OSError, OverflowError):
             reason = getattr(failed[0].value, "socketError", failed[0].value)
             raise Failure(f"cannot listen on {name}: {reason}")
         failed[0].raiseException()
@@ -86,7 +87,7 @@ def where(port: Any) -> str:
     """Return where a port listens, for people, and for those who asked for any free port."""
     host = port.getHost()
     name = getattr(host, "host", None)
-    return f"{name}:{host.port}" if name is not None else str(getattr(host, "name", host))
+    return address_text(name, host.port) if name is not None else str(getattr(host, "name", host))
 
 
 def run(reactor: Any, stop_now: Callable[[], object], leash: int | None = None) -> int:
@@ -135,6 +136,6 @@ endpoint_option: Decorator = click.option(
     *("-e", "--endpoint", "endpoints"),
     multiple=True,
     metavar="ENDPOINT",
-    help="Where to listen, as Twisted's endpoint string: tcp:8000:interface=127.0.0.1, unix:PATH, "
+    help="Where to listen: HOST:PORT, or Twisted's endpoint string such as tcp:8000, unix:PATH, "
     "systemd:domain=INET:index=0. May be repeated.",
 )

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from pyf.station import aio
-from pyf.station.cli import common, meter, source
+from pyf.station.cli import access, common, meter, source
 from pyf.station.cli.exchange import ship
 from pyf.station.client import StationClient
 from pyf.station.files import FileFlow
@@ -27,6 +27,7 @@ timeout_option: common.Decorator = click.option(
 
 @click.command()
 @common.address
+@access.connecting()
 @source.input_argument
 @common.header_option
 @source.format_option
@@ -34,7 +35,7 @@ timeout_option: common.Decorator = click.option(
 @common.limit_option
 @meter.progress_option
 def call(
-    address: tuple[str, int],
+    server: access.Server,
     path: str,
     header: tuple[tuple[str, Any], ...],
     form: str,
@@ -53,7 +54,7 @@ def call(
       pyf-station call localhost:8000 rows.csv -H table=prices -H limit:=10
       tail -f events.ndjson | pyf-station call localhost:8000 -H action=follow
     """
-    client = aio.StationClient(*address, True, limits=common.limits_of(bounds))
+    client = server.client(aio.StationClient, common.limits_of(bounds))
     with source.reading(path, form) as packets:
         ship(client, packets, common.header_of(header), timeout, progress)
 
@@ -61,12 +62,13 @@ def call(
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, allow_dash=True))
 @common.address
+@access.connecting()
 @timeout_option
 @common.limit_option
 @meter.progress_option
 def replay(
     path: str,
-    address: tuple[str, int],
+    server: access.Server,
     timeout: float | None,
     bounds: tuple[tuple[str, float], ...],
     progress: bool | None,
@@ -79,7 +81,7 @@ def replay(
     Example:
       pyf-station replay night.flow localhost:8000
     """
-    client = aio.StationClient(*address, True, limits=common.limits_of(bounds))
+    client = server.client(aio.StationClient, common.limits_of(bounds))
     with source.reading(path, "flow") as packets:
         ship(client, packets, None, timeout, progress)
 
@@ -115,12 +117,13 @@ def record_input(target: str, path: str, header: Iterable[tuple[str, Any]], form
 @click.command("send-file")
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @common.address
+@access.connecting()
 @click.option("--name", help="What it is called there; its own name if not given.")
 @timeout_option
 @meter.progress_option
 def send_file(
     path: str,
-    address: tuple[str, int],
+    server: access.Server,
     name: str | None,
     timeout: float | None,
     progress: bool | None,
@@ -135,11 +138,12 @@ def send_file(
     """
     flow = FileFlow(path)
     header = flow.header | ({"name": name} if name else {})
-    ship(aio.StationClient(*address, True), flow, Packet(header), timeout, progress)
+    ship(server.client(aio.StationClient), flow, Packet(header), timeout, progress)
 
 
 @click.command()
 @common.address
+@access.connecting()
 @click.option("-n", "--packets", type=click.IntRange(min=1), default=100_000, show_default=True)
 @click.option(
     "-s",
@@ -152,7 +156,7 @@ def send_file(
 @common.header_option
 @common.limit_option
 def bench(
-    address: tuple[str, int],
+    server: access.Server,
     packets: int,
     size: int,
     header: tuple[tuple[str, Any], ...],
@@ -168,7 +172,7 @@ def bench(
       pyf-station bench localhost:8000 -n 1000000 | jq .packets_per_second
     """
     packet = Packet(data=bytes(size))
-    client = StationClient(*address, limits=common.limits_of(bounds))
+    client = server.client(StationClient, common.limits_of(bounds))
     began = time.monotonic()
     client.send([packet] * packets, common.header_of(header) or Packet(bench=True))
     seconds = time.monotonic() - began

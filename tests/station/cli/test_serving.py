@@ -101,6 +101,7 @@ def test_changed_code_is_served_on_the_same_port(start, module):
         (["served:alone"], 2, "a handler is called with a flow and a client"),
         (["broken:x"], 1, "broken.py:1: ModuleNotFoundError: No module named 'absent'"),
         (["served:count", "-e", "bogus:1"], 2, "'bogus:1' is no endpoint"),
+        (["served:count", "-e", "127.0.0.1:70000"], 1, "cannot listen on 127.0.0.1:70000"),
         (["served:count", "-e", "unix:/tmp/x", "--workers", "2"], 2, "cannot be shared"),
         (["served:nope", "-e", LOCAL, "--workers", "2"], 2, "served has no 'nope'"),
     ],
@@ -182,6 +183,17 @@ def test_round_trips_are_measured(run, serve):
         assert run("ping", f":{port}", "-c", 1).exit_code == 1
         closing.join()
     assert run("ping", "127.0.0.1:1", "-c", 1).exit_code == 1
+
+
+def test_an_ipv6_address_is_said_as_it_is_given(start, run):
+    """
+    In brackets, where it is served, called and pinged.
+    """
+    process = start("serve", "served:count", "-e", "[::1]:0")
+    address = process.hear(r"serves on (\[::1\]:\d+)$")[1]
+    assert run("call", address, input="{}\n").exit_code == 0
+    assert f"PING {address} " in run("ping", address, "-c", 1).stdout
+    assert process.end()[0] == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
