@@ -81,6 +81,7 @@ ROOMS = (
             "pyf.station.sessions",
             "pyf.station.credentials",
             "pyf.station.piped",
+            "pyf.station.turned",
             "pyf.station.intercepted",
             "pyf.station.intercept",
             "pyf.station.observe",
