@@ -27,6 +27,7 @@ from twisted.logger import (
 from pyf.station.cli.common import Decorator, Failure, address_text, say
 from pyf.station.service import endpoint_string
 
+DRAINING: Final = "draining; Ctrl-C again breaks off"
 LOGS: Final[dict[str, Any]] = {"text": textFileLogObserver, "json": jsonFileLogObserver}
 _from_string: Final[Any] = endpoints.serverFromString  # untyped
 _adopted: Final[Any] = endpoints.AdoptedStreamServerEndpoint
@@ -100,13 +101,15 @@ def run(reactor: Any, stop_now: Callable[[], object], leash: int | None = None) 
 
     def end(number: int, _: object = None) -> None:
         got.append(number)
-        if number == signal.SIGINT and leash is None and len(got) == 1:
-            say("draining; Ctrl-C again breaks off")
+        if number == signal.SIGINT and len(got) == 1:
+            say(DRAINING)
         reactor.callFromThread(_stop_once, reactor, stop_now, len(got))
 
+    interrupt: Any = end
     if leash is not None:
+        interrupt = signal.SIG_IGN  # Ctrl-C reaches the supervisor, too, which asks for the drain.
         threading.Thread(target=_feel, args=(leash, end), daemon=True).start()
-    with handling(end, signal.SIGTERM, signal.SIGINT):
+    with handling(end, signal.SIGTERM), handling(interrupt, signal.SIGINT):
         reactor.run(installSignalHandlers=False)
     return 128 + signal.SIGINT if got and got[0] == signal.SIGINT else 0
 
@@ -124,7 +127,7 @@ def _stop_once(reactor: Any, stop_now: Callable[[], object], count: int) -> None
 
 
 @contextmanager
-def handling(function: Callable[[int, Any], object], *numbers: signal.Signals) -> Generator[None]:
+def handling(function: Any, *numbers: signal.Signals) -> Generator[None]:
     """Have *function* called at these signals."""
     with ExitStack() as stack:
         for number in numbers:

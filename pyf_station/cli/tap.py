@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.portforward import ProxyFactory, ProxyServer
+from twisted.protocols.portforward import ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
 from pyf.station.cli.access import Server
@@ -57,7 +57,17 @@ class Tap(ProxyFactory):
         raise AssertionError("numbers have no end")
 
 
+class _Onwards(ProxyClientFactory):
+    noisy = False
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        """Close the client's connection, and say why."""
+        _log.error("the server cannot be reached: {reason}", reason=reason.getErrorMessage())
+        super().clientConnectionFailed(connector, reason)
+
+
 class _Tapped(ProxyServer):
+    clientProtocolFactory = _Onwards  # noqa: N815 - Twisted's name
     noisy = False
 
     def __init__(self, tap: Tap) -> None:

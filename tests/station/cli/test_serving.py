@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from pyf.station import StationClient
+from pyf.station import StationClient, StationError
 from pyf.transport import Limits, decode_packet_flow
 
 LOCAL = "tcp:0:interface=127.0.0.1"
@@ -58,6 +58,22 @@ def test_sigterm_lets_open_flows_end(start):
         process.popen.send_signal(signal.SIGINT)
         process.hear("draining; Ctrl-C again breaks off")
         assert flow.end()[:2] == [1, 2]
+    assert process.end(None)[0] == 130
+
+
+def test_ctrl_c_reaches_workers_too_and_lets_open_flows_end(start):
+    """
+    On a terminal all processes get the signal: the workers leave it to their supervisor.
+    """
+    process = start("serve", "served:count", "-e", LOCAL, "--workers", 2)
+    limits = Limits(handshake_timeout=40)
+    with StationClient("127.0.0.1", process.port(), limits=limits).open(header={}) as flow:
+        flow.send({"n": 1})
+        assert flow.receive(20)
+        os.killpg(process.popen.pid, signal.SIGINT)
+        process.hear("draining; Ctrl-C again breaks off")
+        flow.send({"n": 1})
+        assert flow.end()[:2] == [1, 3]
     assert process.end(None)[0] == 130
 
 
@@ -158,6 +174,17 @@ def test_a_tap_records_what_passes(start, serve, tmp_path):
     assert found == ["000001.flow", "000002.part"]
     with (tmp_path / "taps" / "000001.flow").open("rb") as file:
         assert list(decode_packet_flow(file)) == [{"h": 1}, {"n": 1}, {"n": 2}]
+    assert process.end()[0] == 0
+
+
+def test_a_tap_says_that_its_server_cannot_be_reached(start):
+    """
+    Its clients are closed; it goes on.
+    """
+    process = start("record", "taps", "--listen", LOCAL, "--to", "127.0.0.1:1")
+    with pytest.raises(StationError):
+        StationClient("127.0.0.1", process.port()).send([{}])
+    process.hear("the server cannot be reached: .*[Rr]efused")
     assert process.end()[0] == 0
 
 
