@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,8 +45,10 @@ async def _ship(
     task: Any = asyncio.current_task()
     if isinstance(flow, Source):
         flow.check_end = partial(_check_end, asyncio.get_running_loop(), task)
-    async with Output() as output, client, client.call(flow, header, timeout) as call:
-        with meter.metering(call, flow, progress):
+    wanted = meter.is_wanted(flow) if progress is None else progress
+    clear = meter.CLEAR if wanted and sys.stdout.isatty() else ""
+    async with Output(clear) as output, client, client.call(flow, header, timeout) as call:
+        with meter.metering(call, flow, wanted):
             async for value in call:
                 if value is not True:
                     await output.write(value)
@@ -66,12 +69,14 @@ def _check_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None
 class Output:
     """Packets as lines of JSON on stdout, each at once; for use in ``async with``, by one task.
 
-    A thread writes them: a reader that is slow, a pager say, must not keep the event loop from
-    answering the server. The task is cancelled where they cannot be written, and the ``with`` then
-    raises why. It waits until all is written, unless it is left by a cancellation.
+    *before* each of them comes what takes another line away. A thread writes them: a reader that is
+    slow, a pager say, must not keep the event loop from answering the server. The task is cancelled
+    where they cannot be written, and the ``with`` then raises why. It waits until all is written,
+    unless it is left by a cancellation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: str = "") -> None:
+        self._before = before.encode()
         self._loop = asyncio.get_running_loop()
         # Unbuffered: as Python exits, the thread must not hold the lock of a buffer.
         stdout = standard("stdout")
@@ -85,7 +90,7 @@ class Output:
 
     async def write(self, packet: dict[str, Any]) -> None:
         """Have *packet* written; wait while too much is unwritten."""
-        self._lines += ndjson.dumps(packet).encode() + b"\n"
+        self._lines += self._before + ndjson.dumps(packet).encode() + b"\n"
         self._hand_over()
         await self._until(lambda: len(self._lines) < UNWRITTEN)
 

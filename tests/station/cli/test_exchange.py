@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyf.station.cli import exchange
+from pyf.station.cli import exchange, meter
 
 
 def echo(flow, client):
@@ -180,6 +180,19 @@ def test_a_reader_that_is_slow_is_waited_for(pipe):
 
     written: list[int] = []
     assert [json.loads(line)["n"] for line in asyncio.run(main())] == list(range(64))
+
+
+def test_a_line_takes_another_one_away(pipe):
+    """
+    That of the progress, where both are on one terminal.
+    """
+
+    async def write():
+        async with exchange.Output(meter.CLEAR) as output:
+            await output.write({"n": 1})
+
+    asyncio.run(write())
+    assert pipe.readline() == b'\r\x1b[K{"n":1}\n'
 
 
 def test_a_reader_that_leaves_cancels_who_writes(pipe):
