@@ -88,16 +88,32 @@ def replay(
 
 @contextmanager
 def _written_whole(path: Path) -> Generator[BinaryIO]:
-    """Give a file that takes its place at *path* once it is whole, and not before."""
+    """Give a file that takes its place at *path* once it is whole, and not before.
+
+    What is there and no regular file, such as a pipe or a device, is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with _opened_for(path, part) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _opened_for(path: Path, part: Path) -> BinaryIO:
+    try:
+        return part.open("wb")
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def record_input(target: str, path: str, header: Iterable[tuple[str, Any]], form: str) -> None:

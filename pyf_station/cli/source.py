@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,11 @@ from pyf.station.cli import common
 from pyf.station.cli.common import Decorator, InputError
 from pyf.transport import Packet, StationError, decode_packet_flow
 from pyf.transport.frames import HEADER, MAGIC
+from pyf.transport.limits import MIB
+
+LINE: Final = 128 * MIB
+"""Bytes of a line at the most, a packet of Limits.max_packet with every character escaped: memory
+is bounded, whatever comes in."""
 
 _MAGIC_AT: Final = HEADER.size
 _SUFFIXES: Final = {".csv": "csv", ".flow": "flow"}
@@ -35,6 +40,8 @@ class Counted:
         """Bytes read so far."""
         self.size: int | None = _size(file)
         """Bytes of a regular file; None for anything else."""
+        self.typed: bool = file.isatty()
+        """Whether it is typed by a person."""
 
     def read(self, size: int) -> bytes:
         """Return what is there, *size* bytes at the most."""
@@ -43,7 +50,10 @@ class Counted:
         return data
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
+        lines = iter(partial(self._file.readline, LINE + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LINE:
+                raise InputError(f"{self.name}:{number}: a line of more than {LINE // MIB} MiB")
             self.done += len(line)
             yield line
 
@@ -74,12 +84,19 @@ class Source(Iterator[Packet]):
             self.check_end()
             self.ended = True
             raise
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(str(error)) from error
         except StationError as error:
             raise InputError(f"{self._file.name}: {error}") from error
         finally:
             self.waiting = False
+
+    @property
+    def typed(self) -> bool:
+        """Whether it is typed by a person."""
+        return self._file.typed
 
     @property
     def fraction(self) -> float | None:
@@ -100,14 +117,31 @@ def _check_row(row: dict[Any, Any]) -> None:
         raise ValueError("it has another number of fields than the first line names")
 
 
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"it names {name!r} twice")
+
+
 def _read_csv(file: Counted) -> Iterator[Packet]:
-    rows = csv.DictReader((line.decode("utf-8-sig") for line in file), strict=True)
+    csv.field_size_limit(LINE)
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in enumerate(file, 1):  # noqa: B007 - for who is told
+            yield line.decode("utf-8-sig")
+
     try:
+        rows = csv.DictReader(lines(), strict=True)
+        _check_names(rows.fieldnames or ())
         for row in rows:
             _check_row(row)
             yield Packet(row)
+    except InputError:
+        raise
     except (csv.Error, ValueError) as error:
-        raise ValueError(f"{file.name}:{rows.line_num}: {error}") from None
+        raise ValueError(f"{file.name}:{number}: {error}") from None
 
 
 FORMATS: Final[dict[str, Callable[[Counted], Iterator[Packet]]]] = {
