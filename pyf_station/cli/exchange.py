@@ -156,5 +156,6 @@ def _write(out: Any, data: bytearray) -> OSError | None:
         while left:
             left = left[out.write(left) :]
     except OSError as error:
+        error.filename = "stdout"
         return error
     return None

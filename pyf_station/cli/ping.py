@@ -111,6 +111,8 @@ def ping(server: Server, count: int | None, interval: float, timeout: float) -> 
                 click.echo(f"answer from {where}: seq={number} time={1000 * times[-1]:.3f} ms")
     except KeyboardInterrupt:
         click.echo()  # As with ping, it is the way to end it.
+    except BrokenPipeError:
+        raise  # Whoever read our output has gone: a failure of the wire has another name.
     except (StationError, OSError) as error:
         common.say(str(error) or f"{where} does not answer")
     finally:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -214,6 +215,21 @@ def test_a_reader_that_leaves_cancels_who_writes(pipe):
     for each in (wait, leave):
         with pytest.raises(BrokenPipeError):
             asyncio.run(each())
+
+
+def test_a_disk_that_is_full_is_named(monkeypatch):
+    """
+    As what was to be written.
+    """
+
+    async def write():
+        async with exchange.Output() as output:
+            await output.write({"n": 1})
+
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(exchange, "standard", lambda _: full)
+        with pytest.raises(OSError, match="No space left on device: 'stdout'"):
+            asyncio.run(write())
 
 
 def test_all_that_came_before_a_failure_is_written(call):

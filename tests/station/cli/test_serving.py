@@ -223,6 +223,17 @@ def test_an_ipv6_address_is_said_as_it_is_given(start, run):
     assert process.end()[0] == 0
 
 
+def test_a_reader_of_round_trips_that_leaves_is_no_error(start, serve):
+    """
+    As with ``| head``: no word about it, and the exit code of SIGPIPE.
+    """
+    process = start("ping", f":{serve(lambda flow, client: None)}", "-i", 0)
+    process.popen.stdout.readline()
+    process.popen.stdout.close()
+    assert process.popen.wait(20) == 128 + signal.SIGPIPE
+    assert process.popen.stderr.read() == b""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_status_page_is_served_beside_it(start, workers):
     """
