@@ -75,14 +75,11 @@ def server_context(tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:
     ssl_of_twisted = _twisted()
     trust: Any = ssl_of_twisted.trustRootFromCertificates
     paths: Any = tls
-    factory = ssl_of_twisted.CertificateOptions(
+    return ssl_of_twisted.CertificateOptions(
         **_identity(paths),
         raiseMinimumTo=ssl_of_twisted.TLSVersion.TLSv1_3,
         trustRoot=None if client_ca is None else trust(_certificates(client_ca)),
     )
-    with _explaining(paths):
-        factory.getContext()  # What does not fit together is to be told now.
-    return factory
 
 
 def _twisted() -> Any:
@@ -103,20 +100,17 @@ def _certificates(path: str | os.PathLike[str]) -> list[Any]:
 def _identity(paths: Paths) -> dict[str, Any]:
     """Return who one is, as options of Twisted's."""
     certificate, *chain = (each.original for each in _certificates(paths[0]))
-    with _explaining(paths):
-        key = _twisted().KeyPair.load(Path(paths[1]).read_bytes(), _pem()).original
-    return {"privateKey": key, "certificate": certificate, "extraCertChain": chain}
-
-
-@contextmanager
-def _explaining(paths: Paths) -> Generator[None]:
-    """Have pyOpenSSL's errors say which files they are about, as a ValueError."""
+    identity = {"certificate": certificate, "extraCertChain": chain}
     try:
-        yield
+        key = _twisted().KeyPair.load(Path(paths[1]).read_bytes(), _pem())
+        identity["privateKey"] = key.original
+        # What does not fit together is to be told now.
+        _twisted().CertificateOptions(**identity).getContext()
     except Exception as error:
         if reason := _reasons(error):
             raise ValueError(f"{paths[1]} is no key for {paths[0]}: {reason}") from error
         raise
+    return identity
 
 
 def secured(factory: Any, tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:

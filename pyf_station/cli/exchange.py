@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,7 +45,7 @@ async def _ship(
     if isinstance(flow, Source):
         flow.check_end = partial(_check_end, asyncio.get_running_loop(), task)
     wanted = meter.is_wanted(flow) if progress is None else progress
-    clear = meter.CLEAR if wanted and sys.stdout.isatty() else ""
+    clear = meter.CLEAR if wanted and standard("stdout").isatty() else ""
     async with Output(clear) as output, client, client.call(flow, header, timeout) as call:
         with meter.metering(call, flow, wanted):
             async for value in call:

@@ -216,6 +216,15 @@ def test_files_are_received_from_those_who_know_the_secret(start, run, files, se
     assert process.end(None) == (0, "in/data\n")
 
 
+def test_a_tap_that_could_not_connect_does_not_listen(run, files, tmp_path):
+    """
+    A key that belongs to another certificate is said in a line, at once.
+    """
+    shown = ["--ca", files.ca, "--cert", files.client[0], "--key", files.server[1]]
+    done = run("record", tmp_path / "taps", "--listen", f"{HOST}:0", "--to", f"{HOST}:1", *shown)
+    assert (done.exit_code, "server.key is no key for " in done.stderr) == (1, True), done.output
+
+
 def test_a_tap_speaks_tls_on_both_sides(start, mutual, files, tmp_path):
     """
     It shows its certificate to the server, and what passes is recorded.
