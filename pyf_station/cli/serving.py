@@ -285,7 +285,7 @@ def record(
 
     Path(target).mkdir(parents=True, exist_ok=True)
     reactor = running.the_reactor()
-    running.begin_logging()
     tap = access.secured(Tap(Path(target), server, reactor), [endpoint])
+    running.begin_logging()
     common.say(f"recording on {running.where(running.listen(reactor, tap, endpoint))}")
     ctx.exit(running.run(reactor, reactor.crash))

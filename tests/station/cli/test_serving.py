@@ -245,7 +245,8 @@ def test_a_status_page_is_served_beside_it(start, workers):
     while len(ports) < 2:
         what, port = process.hear(r"(serves|status) on (?:http://)?127.0.0.1:(\d+)").groups()
         ports[what] = int(port)
-    StationClient("127.0.0.1", ports["serves"]).send([{"n": 1}] * 3, timeout=20)
+    limits = Limits(handshake_timeout=20)  # Workers may have to start yet.
+    StationClient("127.0.0.1", ports["serves"], limits=limits).send([{"n": 1}] * 3, timeout=20)
     process.hear(r"flow_finished 1 from .*: success after 3 packets")
     with urllib.request.urlopen(f"http://127.0.0.1:{ports['status']}/", timeout=20) as page:
         assert b"which alone is shown here" in page.read()
