@@ -21,8 +21,8 @@ from pyf.station.length import known_length
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
 from pyf.station.resuming import Persistence, ResumingLink, persist
-from pyf.station.tls import Channel, ClientTls, Paths, TlsWire, client_context
-from pyf.station.wire import Wire, connect
+from pyf.station.tls import ClientTls, Paths, client_context, dial
+from pyf.station.wire import Wire
 from pyf.transport import (
     DeadlineExceeded,
     Limits,
@@ -185,12 +185,7 @@ class StationClient(BaseClient):
         return Link(self._dial(timeout), self.limits, timeout, deadline)
 
     def _dial(self, timeout: float | None) -> Wire:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        sock = connect(self.host, self.port, self.limits, timeout)
-        if self._tls is None:
-            return Wire(sock)
-        channel = Channel(sock, self._tls, self.host, self.limits, timeout, deadline)
-        return TlsWire(channel, sock)
+        return dial(self.host, self.port, self._tls, self.limits, timeout)
 
     def _call(
         self,

@@ -30,13 +30,15 @@ Lift = Callable[[Map], Callable[[Any], Any]]
 PULLED: Final = "pulled"
 AWAITED: Final = "awaited"
 PUSHED: Final = "pushed"
+TURNED: Final = "turned"
 
 
 class Pipe:
-    """What packets pass in one direction. How they move, *kind*, is one of the three above.
+    """What packets pass in one direction. How they move, *kind*, is one of the four above.
 
-    *outwards* is from the innermost interceptor to the outermost one. *lift* makes of what maps a
-    packet what maps a step of the iterator, where these are not the same.
+    What is turned is pushed, but may pass iterators, too, with the help of ``Turned``. *outwards*
+    is from the innermost interceptor to the outermost one. *lift* makes of what maps a packet what
+    maps a step of the iterator, where these are not the same.
     """
 
     def __init__(self, kind: str, lift: Lift | None = None, *, outwards: bool = False) -> None:
@@ -45,25 +47,26 @@ class Pipe:
         self._step = -1 if outwards else 1
         self._wraps: list[Wrap] = []
         self._maps: list[Map] = []
+        self.wrapped: bool = False
+        """Whether packets have to pass an iterator."""
 
     def map(self, function: Map) -> None:
         """Have each packet pass *function*."""
         function = partial(_mapped, function)
-        if self.kind == PUSHED:
-            self._maps.append(function)
-        else:
-            step = function if self._lift is None else self._lift(function)
-            self._wraps.append(partial(_map, step))
+        self._maps.append(function)
+        step = function if self._lift is None else self._lift(function)
+        self._wraps.append(partial(_map, step))
 
     def wrap(self, function: Wrap, what: str) -> None:
         """Have the iterator pass *function*; raises TypeError where there is none."""
         if self.kind == PUSHED:
             text = f"{what} go one by one here: there is no iterator to wrap; use map_{what}"
             raise TypeError(text)
+        self.wrapped = True
         self._wraps.append(function)
 
     def __bool__(self) -> bool:
-        return bool(self._wraps or self._maps)
+        return bool(self._wraps)
 
     def iterate(self, packets: Any) -> Any:
         """Return *packets* as they come out behind what they pass."""
@@ -175,7 +178,7 @@ class Interception:
         def map_one(value: Any) -> Any:
             return value if value is True or self.is_final(value) else function(value)
 
-        return function if self.messages_pipe.kind == PUSHED else map_one
+        return function if self.messages_pipe.kind in (PUSHED, TURNED) else map_one
 
     def is_final(self, value: object) -> bool:
         """Whether *value*, which the call has yielded, stands for the handler's success."""
@@ -192,9 +195,11 @@ class Interception:
     def wrap_messages(self, function: Wrap) -> None:
         """Have *function* take the iterator of what the call yields, and return another one.
 
-        That is True for each packet that has left, and each message; at an asyncio or Twisted
-        client both are async iterators. Raises TypeError at a server,
-        where a handler sends its messages one by one, and for a ``client.open()``.
+        That is True for each packet that has left, each message, and the success; at an asyncio or
+        Twisted client both are async iterators. At a server it is the handler's messages: what
+        comes out leaves at once, also behind the last of them. There it runs in a thread of its own
+        while the handler, or the coroutine, sends one; for a coroutine both are async iterators.
+        Raises TypeError for a ``client.open()``.
         """
         self.messages_pipe.wrap(function, "messages")
 

@@ -100,6 +100,8 @@ def loads(line: str | bytes) -> Packet:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} (column {error.pos + 1})") from None
     if not isinstance(packet, dict):
         raise ValueError(f"a packet is a JSON object, not {type(packet).__name__}")  # noqa: TRY004
     return Packet(packet)
@@ -136,6 +138,6 @@ def read(lines: Iterable[bytes], name: str = "line") -> Iterator[Packet]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield loads(line)
+                yield loads(line.decode("utf-8-sig").rstrip())
             except ValueError as error:
                 raise ValueError(f"{name}:{number}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from threading import Lock
 from typing import Any
 
@@ -11,7 +12,7 @@ from pyf.station.handlers import HandlerRunner
 from pyf.station.intercept import (
     AWAITED,
     PULLED,
-    PUSHED,
+    TURNED,
     Interception,
     Interceptor,
     Pipe,
@@ -19,6 +20,7 @@ from pyf.station.intercept import (
     entered,
 )
 from pyf.station.session import Session
+from pyf.station.turned import AwaitedTurned, Turned
 from pyf.transport import Packet
 
 
@@ -31,21 +33,21 @@ class InterceptedRunner(HandlerRunner):
 
     def _handle(self, session: Session, flow: Any, client: Client) -> None:
         call = _interception(session, PULLED)
-        with entered(self._interceptors, call):
+        with entered(self._interceptors, call), ExitStack() as stack:
             if call.packets_pipe:
                 flow = PipedFlow(flow, call.packets_pipe.iterate(iter(flow)))
             if call.messages_pipe:
-                client = PipedClient(session, call.messages_pipe)
+                client = PipedClient(session, call.messages_pipe, stack)
             super()._handle(session, flow, client)
             _conclude(call, session)
 
     async def _handle_async(self, session: Session, flow: Any, client: AsyncClient) -> None:
         call = _interception(session, AWAITED)
-        with entered(self._interceptors, call):
+        with entered(self._interceptors, call), ExitStack() as stack:
             if call.packets_pipe:
                 flow = PipedAsyncFlow(flow, call.packets_pipe.iterate(flow))
             if call.messages_pipe:
-                client = PipedAsyncClient(session, call.messages_pipe)
+                client = PipedAsyncClient(session, call.messages_pipe, stack)
             await super()._handle_async(session, flow, client)
             _conclude(call, session)
 
@@ -55,7 +57,7 @@ def _interception(session: Session, kind: str) -> Interception:
         *("server", session.header, session.carrier.peer),
         lambda: (session.consumed, session.sent),
         packets=kind,
-        messages=PUSHED,
+        messages=TURNED,
     )
     call.identity = session.identity
     return call
@@ -114,26 +116,55 @@ class PipedAsyncFlow(_Piped):
 
 
 class PipedClient(Client):
-    """A client whose messages pass interceptors, for a handler in a thread."""
+    """A client whose messages pass interceptors, for a handler in a thread.
 
-    def __init__(self, session: Session, pipe: Pipe) -> None:
+    *stack* is left once the handler has returned.
+    """
+
+    def __init__(self, session: Session, pipe: Pipe, stack: ExitStack) -> None:
         super().__init__(session)
         self._pipe = pipe
+        self._turned: Turned | None = None
+        if pipe.wrapped:
+            self._turned = Turned(pipe.iterate)
+            stack.callback(self._turned.drop)
 
     def message(self, packet: dict[str, Any]) -> None:
         """Send what interceptors make of *packet*."""
-        if (mapped := self._pipe.push(packet)) is not None:
+        if self._turned is not None:
+            for each in self._turned.push(packet):
+                super().message(each)
+        elif (mapped := self._pipe.push(packet)) is not None:
             super().message(mapped)
+
+    def success(self, value: Any = None) -> None:
+        """End the flow well, behind what interceptors have to say yet."""
+        for each in self._turned.finish() if self._turned is not None else ():
+            super().message(each)
+        super().success(value)
 
 
 class PipedAsyncClient(AsyncClient):
     """The same, for a coroutine."""
 
-    def __init__(self, session: Session, pipe: Pipe) -> None:
+    def __init__(self, session: Session, pipe: Pipe, stack: ExitStack) -> None:
         super().__init__(session)
         self._pipe = pipe
+        self._turned: AwaitedTurned | None = None
+        if pipe.wrapped:
+            self._turned = AwaitedTurned(pipe.iterate)
+            stack.callback(self._turned.drop)
 
     async def message(self, packet: dict[str, Any]) -> None:
         """Send what interceptors make of *packet*."""
-        if (mapped := self._pipe.push(packet)) is not None:
+        if self._turned is not None:
+            for each in await self._turned.push(packet):
+                await super().message(each)
+        elif (mapped := self._pipe.push(packet)) is not None:
             await super().message(mapped)
+
+    async def success(self, value: Any = None) -> None:
+        """End the flow well, behind what interceptors have to say yet."""
+        for each in await self._turned.finish() if self._turned is not None else ():
+            await super().message(each)
+        await super().success(value)

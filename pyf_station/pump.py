@@ -197,7 +197,7 @@ class IteratorPump(Pump):
         encode: Encode = encode_packet,
     ) -> None:
         super().__init__(loop, stream)
-        self._source = source
+        self._source: Any = source
         self._worker = worker
         self._encode = encode
         self._inline = isinstance(worker, Inline)
@@ -234,9 +234,14 @@ class IteratorPump(Pump):
 
     def close(self) -> None:
         """Close the source, if it has to be; ``closed`` says when that is done."""
-        if not self._released:
-            self._gate.clear()
+        if self._released:
+            return
+        self._gate.clear()
+        if isinstance(self._source, Generator):
             self._release(partial(self._run, self._close_source))
+        else:  # There is nothing to close, and nothing to wait for while it blocks.
+            self._release(bool)
+            self._done(None)
 
     def _release(self, last: Callable[[], object]) -> None:
         self._released = True
@@ -259,8 +264,7 @@ class IteratorPump(Pump):
     def _close_source(self) -> None:
         failure = None
         try:
-            if isinstance(self._source, Generator):
-                self._source.close()
+            self._source.close()
         except BaseException as error:  # noqa: BLE001 - as above
             failure = error
         self._tell(partial(self._done, failure))

@@ -35,7 +35,7 @@ from pyf.station.piped import InterceptedRunner
 from pyf.station.scarcity import mind
 from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
-from pyf.station.tls import server_context
+from pyf.station.tls import secured
 from pyf.station.watch import Alarm
 from pyf.transport import Limits
 from pyf.transport.events import FlowOpened
@@ -189,15 +189,7 @@ class FlowServer(Factory):
             endpoint = kind(reactor, where, interface=interface)
         elif isinstance(where, str):
             endpoint = _from_string(reactor, where)
-        factory: Any = self
-        if tls is not None:
-            context = server_context(tls, client_ca)
-            from twisted.protocols.tls import TLSMemoryBIOFactory
-
-            factory = TLSMemoryBIOFactory(context, isClient=False, wrappedFactory=factory)
-        elif client_ca is not None:
-            raise ValueError("client_ca is of no use without tls")
-        listening: Deferred[Any] = endpoint.listen(factory)
+        listening: Deferred[Any] = endpoint.listen(secured(self, tls, client_ca))
         return listening
 
     @property

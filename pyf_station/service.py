@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any, Final
 
@@ -14,10 +16,13 @@ from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
+from pyf.station.auth import Authenticate, shared_secrets
+from pyf.station.credentials import read_secret
 from pyf.station.handlers import Handler
 from pyf.station.observe import log_events
 from pyf.station.server import FlowServer
 from pyf.station.status import status_site
+from pyf.station.tls import secured
 from pyf.transport import Limits
 
 __all__ = ["HandlerNotFound", "StationService", "load_handler"]
@@ -25,12 +30,34 @@ __all__ = ["HandlerNotFound", "StationService", "load_handler"]
 DEFAULT_ENDPOINT: Final = "tcp:6789:interface=127.0.0.1"
 """Where a server listens that was not told: on this machine alone."""
 
+# A host has dots, which no kind of endpoint has, or is this machine.
+_HOST_PORT: Final = re.compile(
+    r"(?:\[(?P<six>[^]]+)\]|(?P<host>[^:\[\]]+\.[^:\[\]]+|localhost)):(?P<port>\d+)"
+)
 _from_string: Final[Any] = endpoints.serverFromString
 _Service: Final[Any] = Service
 
 
 class HandlerNotFound(LookupError):
     """There is no such handler; its text says what is missing."""
+
+
+def endpoint_string(text: str) -> str:
+    """Return *text*, or Twisted's endpoint string for one that is ``HOST:PORT``."""
+    found = _HOST_PORT.fullmatch(text)
+    if found is None:
+        return text
+    kind, host = ("tcp6", found["six"]) if found["six"] else ("tcp", found["host"])
+    return f"{kind}:{found['port']}:interface={endpoints.quoteStringArgument(host)}"
+
+
+def asking_for(secrets: Iterable[str]) -> Authenticate | None:
+    """Return what asks clients for one of *secrets*, which ``read_secret`` reads; None for none.
+
+    Raises as that does, and as ``shared_secrets``.
+    """
+    found = [read_secret(each) for each in secrets]
+    return shared_secrets(*found) if found else None
 
 
 def load_handler(name: str) -> Handler:
@@ -74,21 +101,32 @@ class StationService(MultiService):
     """Serves flows with *server*, on the given *endpoints*, for as long as the service runs.
 
     Endpoints are strings or Twisted's objects; *status* is the one of a page on what goes on, which
-    answers until all has stopped. Stopping it drains: what stopService returns fires
+    answers until all has stopped. *tls* and *client_ca* are as for ``FlowServer.listen``, which
+    raises for them, too. Stopping it drains: what stopService returns fires
     once the open flows have ended, after ``limits.drain_grace`` and a moment at the latest.
     """
 
-    def __init__(self, server: FlowServer, *where: Any, status: Any = None) -> None:
+    def __init__(
+        self,
+        server: FlowServer,
+        *where: Any,
+        status: Any = None,
+        tls: Any = None,
+        client_ca: str | os.PathLike[str] | None = None,
+    ) -> None:
         super().__init__()
         self.server: FlowServer = server
         self._status: Any = None
         if status is not None:
             self._status = self._listening(status, status_site(server))
+        factory = secured(server, tls, client_ca)
         for each in where:
-            self._listening(each, server).setServiceParent(self)
+            self._listening(each, factory).setServiceParent(self)
 
     def _listening(self, where: Any, factory: Any) -> Any:
-        endpoint = _from_string(self.server.reactor, where) if isinstance(where, str) else where
+        endpoint = where
+        if isinstance(where, str):
+            endpoint = _from_string(self.server.reactor, endpoint_string(where))
         listening = _Listening(endpoint, factory)
         # A port that is taken is an error at the start, and not one in a log.
         listening._raiseSynchronously = True  # noqa: SLF001 - as strports.service() does
@@ -133,22 +171,32 @@ class Options(usage.Options):
         ["max-clients", None, None, "Connections at once.", int],
         ["status", None, None, "Endpoint of a page on what goes on, such as tcp:8080."],
         ["drain-grace", None, None, "Seconds that open flows have once it stops.", float],
+        ["tls-cert", None, None, "Speak TLS with this certificate, a file of PEM."],
+        ["tls-key", None, None, "Its private key, if it is not in the same file."],
+        ["client-ca", None, None, "Let in clients with a certificate of this authority alone."],
     )
 
     def __init__(self) -> None:
         super().__init__()
         self["endpoints"] = []
+        self["secrets"] = []
 
     def opt_endpoint(self, endpoint: str) -> None:
-        """Where to listen, as an endpoint string; may be repeated."""
+        """Where to listen: HOST:PORT, or an endpoint string; may be repeated."""
         self["endpoints"].append(endpoint)
 
     opt_e = opt_endpoint
+
+    def opt_secret(self, source: str) -> None:
+        """Ask clients for the shared secret in env:NAME or file:PATH; may be repeated."""
+        self["secrets"].append(source)
 
     def postOptions(self) -> None:  # noqa: N802 - Twisted's name
         """Check what belongs together. Raises UsageError."""
         if not self["handler"]:
             raise usage.UsageError("--handler MODULE:NAME is needed")
+        if not self["tls-cert"] and (self["tls-key"] or self["client-ca"]):
+            raise usage.UsageError("--tls-key and --client-ca need --tls-cert")
 
 
 def makeService(options: Any) -> StationService:  # noqa: N802 - Twisted's name
@@ -164,10 +212,16 @@ def makeService(options: Any) -> StationService:  # noqa: N802 - Twisted's name
             expose_errors=bool(options["expose-errors"]),
             observers=[log_events] if options["log-events"] else (),
             limits=Limits() if grace is None else Limits(drain_grace=grace),
+            authenticate=asking_for(options["secrets"]),
             reactor=reactor,
         )
+        certificate = options["tls-cert"]
         return StationService(
-            server, *(options["endpoints"] or [DEFAULT_ENDPOINT]), status=options["status"]
+            server,
+            *(options["endpoints"] or [DEFAULT_ENDPOINT]),
+            status=options["status"],
+            tls=(certificate, options["tls-key"] or certificate) if certificate else None,
+            client_ca=options["client-ca"],
         )
-    except (LookupError, OSError, TypeError, ValueError) as error:
+    except (ImportError, LookupError, OSError, TypeError, ValueError) as error:
         raise usage.UsageError(str(error)) from error

@@ -37,8 +37,16 @@ th{color:var(--dim);font-size:12px;font-weight:600}.n{text-align:right;
 font-variant-numeric:tabular-nums}td.header{font:12px/1.4 ui-monospace,Menlo,Consolas,monospace;
 white-space:normal;overflow-wrap:anywhere;min-width:220px;width:40%}meter{width:64px;
 vertical-align:middle;margin-right:6px}footer{margin-top:14px;font-size:12px}
-@media(max-width:820px){.cards{grid-template-columns:1fr 1fr}.wide{grid-column:1/-1}}
+@media(max-width:820px){.cards{grid-template-columns:1fr 1fr}.wide{grid-column:1/-1}
+header{flex-wrap:wrap}}@media(max-width:1080px){thead{display:none}table,tbody{display:block}
+tr{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:8px 12px;padding:12px 16px;
+border-bottom:1px solid var(--line)}tr:last-child{border-bottom:0}td,td.n,td.header{display:flex;
+flex-flow:column;padding:0;border:0;text-align:left;min-width:0;width:auto;white-space:normal;
+overflow-wrap:anywhere}
+td:nth-child(2){grid-column:2/-1}td.header,td[colspan]{grid-column:1/-1}
+td::before{color:var(--dim);font:12px/1.4 system-ui,sans-serif}meter{order:1}LABELS}
 """
+"""On a narrow screen, each flow is a block of its own, whose fields have their columns' names."""
 
 _PAGE: Final = """<!doctype html><html lang=en><meta charset=utf-8><title>PyF.Station</title>
 <meta name=viewport content="width=device-width"><meta http-equiv=refresh content={refresh}>
@@ -60,6 +68,10 @@ _COLUMNS: Final = (
     ("age", "n"),
     ("waiting for", ""),
 )
+_LABELS: Final = "".join(
+    f'td:nth-child({number}):not([colspan])::before{{content:"{name}"}}'
+    for number, (name, _) in enumerate(_COLUMNS, 1)
+)
 
 
 def page(server: FlowServer, observed: Observed) -> str:
@@ -79,7 +91,7 @@ def page(server: FlowServer, observed: Observed) -> str:
     )
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(observed.outcomes.items()))
     return _PAGE.format(
-        style=_STYLE,
+        style=_STYLE.replace("LABELS", _LABELS),
         refresh=REFRESH,
         colour=colour,
         state=state,

@@ -11,11 +11,12 @@ import re
 import socket
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from pyf.station.wire import CLOSED, RECEIVE_BYTES, Wire, deadline_error
+from pyf.station.wire import CLOSED, RECEIVE_BYTES, Wire, connect, deadline_error
 from pyf.transport import ConnectFailed, Limits
 from pyf.transport.limits import LONGEST_WAIT
 
@@ -42,11 +43,24 @@ def client_context(tls: ClientTls, certificate: Paths | None) -> ssl.SSLContext 
         if certificate is not None:
             raise ValueError("a certificate is for tls=True, or the path of an authority")
         return tls or None
-    context = ssl.create_default_context(cafile=None if tls is True else os.fspath(tls))
+    authority = None if tls is True else os.fspath(tls)
+    with _naming(authority):
+        context = ssl.create_default_context(cafile=authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if certificate is not None:
-        context.load_cert_chain(*certificate)
+        with _naming(" with ".join(str(each) for each in certificate)):
+            context.load_cert_chain(*certificate)
     return context
+
+
+@contextmanager
+def _naming(files: str | None) -> Generator[None]:
+    """Have an OSError say which *files* it is about: those of the ssl module don't."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = files
+        raise
 
 
 def server_context(tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:
@@ -59,36 +73,83 @@ def server_context(tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:
         if client_ca is not None:
             raise ValueError("client_ca is for paths: let the context factory say whom it trusts")
         return tls
+    ssl_of_twisted = _twisted()
+    trust: Any = ssl_of_twisted.trustRootFromCertificates
+    paths: Any = tls
+    return ssl_of_twisted.CertificateOptions(
+        **_identity(paths),
+        raiseMinimumTo=ssl_of_twisted.TLSVersion.TLSv1_3,
+        trustRoot=None if client_ca is None else trust(_certificates(client_ca)),
+    )
+
+
+def _twisted() -> Any:
     try:
-        from twisted.internet.ssl import (
-            Certificate,
-            CertificateOptions,
-            KeyPair,
-            TLSVersion,
-            trustRootFromCertificates,
-        )
+        from twisted.internet import ssl as found
     except ImportError as error:
         raise ImportError(f"TLS needs more: pip install 'pyf.station[tls]' ({error})") from error
+    return found
 
-    def load(path: str | os.PathLike[str]) -> list[Any]:
-        found = _CERTIFICATE.findall(Path(path).read_bytes())
-        if not found:
-            raise ValueError(f"there is no certificate in {os.fspath(path)}")
-        return [Certificate.loadPEM(pem) for pem in found]
 
-    certificate, key = tls
-    chain = [each.original for each in load(certificate)]
-    options: Any = CertificateOptions
-    trust: Any = trustRootFromCertificates
-    factory = options(
-        privateKey=KeyPair.load(Path(key).read_bytes(), _pem()).original,
-        certificate=chain[0],
-        extraCertChain=chain[1:],
-        raiseMinimumTo=TLSVersion.TLSv1_3,
-        trustRoot=None if client_ca is None else trust(load(client_ca)),
+def _certificates(path: str | os.PathLike[str]) -> list[Any]:
+    found = _CERTIFICATE.findall(Path(path).read_bytes())
+    if not found:
+        raise ValueError(f"there is no certificate in {os.fspath(path)}")
+    return [_twisted().Certificate.loadPEM(pem) for pem in found]
+
+
+def _identity(paths: Paths) -> dict[str, Any]:
+    """Return who one is, as options of Twisted's."""
+    certificate, *chain = (each.original for each in _certificates(paths[0]))
+    identity = {"certificate": certificate, "extraCertChain": chain}
+    try:
+        key = _twisted().KeyPair.load(Path(paths[1]).read_bytes(), _pem())
+        identity["privateKey"] = key.original
+        # What does not fit together is to be told now.
+        _twisted().CertificateOptions(**identity).getContext()
+    except Exception as error:
+        if reason := _reasons(error):
+            raise ValueError(f"{paths[1]} is no key for {paths[0]}: {reason}") from error
+        raise
+    return identity
+
+
+def secured(factory: Any, tls: Any, client_ca: str | os.PathLike[str] | None) -> Any:
+    """Return what is to listen for *factory*, in TLS unless *tls* is None.
+
+    Raises ValueError for a *client_ca* that would not be used, and as ``server_context`` does.
+    """
+    if tls is None:
+        if client_ca is not None:
+            raise ValueError("client_ca is of no use without tls")
+        return factory
+    context = server_context(tls, client_ca)
+    from twisted.protocols.tls import TLSMemoryBIOFactory
+
+    return TLSMemoryBIOFactory(context, isClient=False, wrappedFactory=factory)
+
+
+def secured_client(
+    factory: Any, host: str, tls: bool | str | os.PathLike[str], certificate: Paths | None
+) -> Any:
+    """Return what is to connect to *host* for *factory* of Twisted's, in TLS unless it is False.
+
+    *tls* and *certificate* are a client's; it raises as ``secured`` does.
+    """
+    if tls is False:
+        return factory
+    ssl_of_twisted = _twisted()
+    trust: Any = ssl_of_twisted.trustRootFromCertificates
+    options = {} if certificate is None else _identity(certificate)
+    options["raiseMinimumTo"] = ssl_of_twisted.TLSVersion.TLSv1_3
+    creator = ssl_of_twisted.optionsForClientTLS(
+        host,
+        None if tls is True else trust(_certificates(tls)),
+        extraCertificateOptions=options,
     )
-    factory.getContext()  # What does not fit together is to be told now.
-    return factory
+    from twisted.protocols.tls import TLSMemoryBIOFactory
+
+    return TLSMemoryBIOFactory(creator, isClient=True, wrappedFactory=factory)
 
 
 def _pem() -> int:
@@ -105,14 +166,18 @@ def peer_certificate(transport: Any) -> object:
 
 def failure_text(error: BaseException | None) -> str:
     """Return what failed in TLS at the server, in a few words; "" for another error."""
+    text = _reasons(error)
+    plain = ("wrong version number", "http request", "unsupported protocol", "unknown protocol")
+    hint = ": the client does not speak TLS" if any(each in text for each in plain) else ""
+    return f"TLS failed: {text}{hint}" if text else ""
+
+
+def _reasons(error: BaseException | None) -> str:
+    """Return what pyOpenSSL says in *error*; "" for another one."""
     if error is None or not type(error).__module__.startswith("OpenSSL."):
         return ""
     stack = error.args[0] if error.args and isinstance(error.args[0], list) else []
-    reasons = [entry[-1] for entry in stack] or [str(error) or "the connection was cut"]
-    text = "; ".join(reasons)
-    plain = ("wrong version number", "http request", "unsupported protocol", "unknown protocol")
-    hint = ": the client does not speak TLS" if any(each in text for each in plain) else ""
-    return f"TLS failed: {text}{hint}"
+    return "; ".join(entry[-1] for entry in stack) or str(error) or "the connection was cut"
 
 
 class TlsPipe:
@@ -222,6 +287,24 @@ class Channel:
     def _send(self, sock: socket.socket, until: float) -> None:
         sock.settimeout(max(0.001, until - time.monotonic()))
         sock.sendall(b"".join(self.pipe.to_send()))
+
+
+def dial(
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    limits: Limits,
+    timeout: float | None = None,
+) -> Wire:
+    """Return a wire to a server, inside TLS with a *context*.
+
+    Raises ConnectFailed, or DeadlineExceeded where the *timeout* of the call is over before.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    sock = connect(host, port, limits, timeout)
+    if context is None:
+        return Wire(sock)
+    return TlsWire(Channel(sock, context, host, limits, timeout, deadline), sock)
 
 
 def not_secured(host: str, port: int, error: OSError) -> ConnectFailed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import click
 
@@ -17,7 +18,7 @@ from pyf.transport import Limits, Packet, StationError
 from pyf.transport.limits import GIB, KIB, MIB
 
 _ADDRESS: Final = re.compile(
-    r"(?:tcp:)?(?:host=)?(?:\[(?P<six>[^]]+)\]|(?P<host>[^:\[\]]+))?:(?:port=)?(?P<port>\d+)"
+    r"(?:(?P<kind>tcp|tls):)?(?:host=)?(?:\[(?P<six>[^]]+)\]|(?P<host>[^:\[\]]+))?:(?:port=)?(?P<port>\d+)"
 )
 _SIZES: Final = {"": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "K": KIB, "M": MIB, "G": GIB}
 
@@ -55,19 +56,27 @@ class Commands(click.Group):
 
 
 class Address(click.ParamType[Any]):
-    """HOST:PORT, also [HOST]:PORT for IPv6, or an endpoint string, ``tcp:HOST:PORT``."""
+    """HOST:PORT, also [HOST]:PORT for IPv6, or an endpoint string, ``tcp:…`` or ``tls:…``."""
+
+    class Found(NamedTuple):
+        """What an address says."""
+
+        host: str
+        port: int
+        tls: bool
 
     name = "HOST:PORT"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Return host and port; without a host it is this machine."""
+    ) -> Found:
+        """Return what *value* says; without a host it is this machine."""
         found = _ADDRESS.fullmatch(value)
         port = int(found["port"]) if found else 0
         if found is None or not 0 < port < 2**16:
             self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8000", param, ctx)
-        return found["six"] or found["host"] or "127.0.0.1", port
+        host = found["six"] or found["host"] or "127.0.0.1"
+        return self.Found(host, port, found["kind"] == "tls")
 
 
 class Pair(click.ParamType[Any]):
@@ -138,9 +147,21 @@ def say(text: str) -> None:
     click.echo(f"pyf-station: {text}", err=True)
 
 
+def address_text(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, as an Address is written."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def standard(name: str) -> Any:
+    """Return the binary file of ``stdin`` or ``stdout``; raises OSError if it is closed."""
+    if (file := getattr(sys, name)) is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
+    return file.buffer
+
+
 def write_packet(packet: dict[str, Any]) -> None:
     """Write *packet* to stdout, at once: whoever reads it may be waiting."""
-    out = sys.stdout.buffer
+    out = standard("stdout")
     out.write(ndjson.dumps(packet).encode() + b"\n")
     out.flush()
 

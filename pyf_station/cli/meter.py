@@ -13,6 +13,9 @@ import click
 
 from pyf.station.cli.common import Decorator
 
+CLEAR: Final = "\r\x1b[K"
+"""What takes the line away."""
+
 INTERVAL: Final = 0.25
 """Seconds between two looks."""
 
@@ -69,12 +72,17 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def is_wanted(source: Any) -> bool:
+    """Whether there is a line by default: on a terminal, unless *source* is typed there."""
+    return sys.stderr.isatty() and not getattr(source, "typed", False)
+
+
 @contextmanager
 def metering(
-    call: Any, source: Any, wanted: bool | None, clock: Callable[[], float] = time.monotonic
+    call: Any, source: Any, wanted: bool, clock: Callable[[], float] = time.monotonic
 ) -> Generator[None]:
-    """Draw the line on stderr meanwhile: if *wanted*, or by default if that is a terminal."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
+    """Draw the line on stderr meanwhile, if it is *wanted*."""
+    if not wanted:
         yield
         return
     done = threading.Event()
@@ -84,7 +92,7 @@ def metering(
         before = first
         while not done.wait(INTERVAL):
             now = look(call, source, clock())
-            click.echo(f"\r\x1b[K{describe(first, before, now)}", err=True, nl=False)
+            click.echo(f"{CLEAR}{describe(first, before, now)}", err=True, nl=False)
             before = now
 
     thread = threading.Thread(target=draw, name="pyf.station-meter", daemon=True)
@@ -96,12 +104,12 @@ def metering(
         thread.join()
         last = look(call, source, clock())
         line = describe(first, first, last._replace(source_waits=False))
-        click.echo(f"\r\x1b[K{line}", err=True)
+        click.echo(f"{CLEAR}{line}", err=True)
 
 
 progress_option: Decorator = click.option(
     "--progress/--no-progress",
     default=None,
     help="A line on stderr with rate, sent and consumed, who is waited for. By default on a "
-    "terminal.",
+    "terminal, unless the input is typed there.",
 )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import socket
+import selectors
 import statistics
 import time
 from collections.abc import Callable
 
 import click
 
-from pyf.station.cli import common
-from pyf.station.wire import connect
+from pyf.station.cli import access, common
+from pyf.station.cli.access import Server
+from pyf.station.wire import Wire
 from pyf.transport import Connection, ConnectionLost, Limits, Role, StationError
 from pyf.transport.events import Event, HelloReceived, PongReceived
 
@@ -19,12 +20,12 @@ from pyf.transport.events import Event, HelloReceived, PongReceived
 class Pinger:
     """A connection with nothing but PINGs on it. Raises ConnectionLost where it ends."""
 
-    def __init__(self, address: tuple[str, int], timeout: float) -> None:
-        limits = Limits(connect_timeout=timeout)
-        self._address = address
+    def __init__(self, server: Server, timeout: float) -> None:
+        limits = Limits(connect_timeout=timeout, handshake_timeout=timeout)
         self._timeout = timeout
-        self._socket: socket.socket = connect(*address, limits)
+        self._wire: Wire = server.dial(limits)
         self._machine = Connection(Role.CLIENT, limits)
+        self._selector = selectors.DefaultSelector()
 
     def greet(self) -> HelloReceived:
         """Return the server's HELLO."""
@@ -41,26 +42,30 @@ class Pinger:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self._selector.close()
+        self._wire.close()
 
     def _await(self, wanted: Callable[[Event], bool]) -> Event:
         until = time.monotonic() + self._timeout
-        self._socket.settimeout(self._timeout)
-        self._socket.sendall(b"".join(self._machine.data_to_send()))
+        self._wire.write(self._machine.data_to_send)
         while True:
             while event := self._machine.next_event():
                 if wanted(event):
                     return event
-            self._socket.settimeout(max(0.001, until - time.monotonic()))
-            data = self._socket.recv(65536)
-            if not data:
-                host, port = self._address
-                raise ConnectionLost(f"{host}:{port} closed the connection", sent=0, consumed=0)
-            self._machine.receive_data(data)
+            if data := self._wire.read():
+                self._machine.receive_data(data)
+            elif reason := self._wire.ending or self._wire.failure:
+                raise ConnectionLost(reason, sent=0, consumed=0)
+            else:
+                self._wire.watch(self._selector)
+                if not self._selector.select(max(0.0, until - time.monotonic())):
+                    raise TimeoutError
+                self._wire.write(list)
 
 
 @click.command()
 @common.address
+@access.connecting(secret=False)
 @click.option(
     "-c", "--count", type=click.IntRange(min=1), help="How many; until Ctrl-C if not given."
 )
@@ -80,7 +85,7 @@ class Pinger:
     show_default=True,
     help="Seconds to wait for an answer.",
 )
-def ping(address: tuple[str, int], count: int | None, interval: float, timeout: float) -> None:
+def ping(server: Server, count: int | None, interval: float, timeout: float) -> None:
     """Measure round trips to a server. No handler is involved: it is the reactor that answers.
 
     Exit code 0 if an answer came, 1 if none did.
@@ -89,8 +94,8 @@ def ping(address: tuple[str, int], count: int | None, interval: float, timeout: 
     Example:
       pyf-station ping localhost:8000 -c 3
     """
-    where = "{}:{}".format(*address)
-    pinger = Pinger(address, timeout)
+    where = str(server)
+    pinger = Pinger(server, timeout)
     sent, times = 0, list[float]()
     try:
         click.echo(f"PING {where} ({pinger.greet().software})")
@@ -106,6 +111,8 @@ def ping(address: tuple[str, int], count: int | None, interval: float, timeout: 
                 click.echo(f"answer from {where}: seq={number} time={1000 * times[-1]:.3f} ms")
     except KeyboardInterrupt:
         click.echo()  # As with ping, it is the way to end it.
+    except BrokenPipeError:
+        raise  # Whoever read our output has gone: a failure of the wire has another name.
     except (StationError, OSError) as error:
         common.say(str(error) or f"{where} does not answer")
     finally:

@@ -24,8 +24,10 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from pyf.station.cli.common import Decorator, Failure, say
+from pyf.station.cli.common import Decorator, Failure, address_text, say
+from pyf.station.service import endpoint_string
 
+DRAINING: Final = "draining; Ctrl-C again breaks off"
 LOGS: Final[dict[str, Any]] = {"text": textFileLogObserver, "json": jsonFileLogObserver}
 _from_string: Final[Any] = endpoints.serverFromString  # untyped
 _adopted: Final[Any] = endpoints.AdoptedStreamServerEndpoint
@@ -63,7 +65,7 @@ def adopt(reactor: Any, factory: Any, descriptor: int) -> Any:
 
 def _parse(reactor: Any, endpoint: str) -> Any:
     try:
-        return _from_string(reactor, endpoint)
+        return _from_string(reactor, endpoint_string(endpoint))
     except (ValueError, TypeError, LookupError, OSError) as error:
         text = f"{endpoint!r} is no endpoint, such as tcp:8000:interface=127.0.0.1 ({error})"
         raise click.BadParameter(text, param_hint="--endpoint") from error
@@ -75,7 +77,7 @@ def _listening(factory: Any, endpoint: Any, name: str) -> Any:
     listening: Deferred[Any] = endpoint.listen(factory)
     listening.addCallbacks(found.append, failed.append)
     if failed:
-        if failed[0].check(CannotListenError, OSError):
+        if failed[0].check(CannotListenError, OSError, OverflowError):
             reason = getattr(failed[0].value, "socketError", failed[0].value)
             raise Failure(f"cannot listen on {name}: {reason}")
         failed[0].raiseException()
@@ -86,7 +88,7 @@ def where(port: Any) -> str:
     """Return where a port listens, for people, and for those who asked for any free port."""
     host = port.getHost()
     name = getattr(host, "host", None)
-    return f"{name}:{host.port}" if name is not None else str(getattr(host, "name", host))
+    return address_text(name, host.port) if name is not None else str(getattr(host, "name", host))
 
 
 def run(reactor: Any, stop_now: Callable[[], object], leash: int | None = None) -> int:
@@ -99,13 +101,15 @@ def run(reactor: Any, stop_now: Callable[[], object], leash: int | None = None) 
 
     def end(number: int, _: object = None) -> None:
         got.append(number)
-        if number == signal.SIGINT and leash is None and len(got) == 1:
-            say("draining; Ctrl-C again breaks off")
+        if number == signal.SIGINT and len(got) == 1:
+            say(DRAINING)
         reactor.callFromThread(_stop_once, reactor, stop_now, len(got))
 
+    interrupt: Any = end
     if leash is not None:
+        interrupt = signal.SIG_IGN  # Ctrl-C reaches the supervisor, too, which asks for the drain.
         threading.Thread(target=_feel, args=(leash, end), daemon=True).start()
-    with handling(end, signal.SIGTERM, signal.SIGINT):
+    with handling(end, signal.SIGTERM), handling(interrupt, signal.SIGINT):
         reactor.run(installSignalHandlers=False)
     return 128 + signal.SIGINT if got and got[0] == signal.SIGINT else 0
 
@@ -123,7 +127,7 @@ def _stop_once(reactor: Any, stop_now: Callable[[], object], count: int) -> None
 
 
 @contextmanager
-def handling(function: Callable[[int, Any], object], *numbers: signal.Signals) -> Generator[None]:
+def handling(function: Any, *numbers: signal.Signals) -> Generator[None]:
     """Have *function* called at these signals."""
     with ExitStack() as stack:
         for number in numbers:
@@ -135,6 +139,6 @@ endpoint_option: Decorator = click.option(
     *("-e", "--endpoint", "endpoints"),
     multiple=True,
     metavar="ENDPOINT",
-    help="Where to listen, as Twisted's endpoint string: tcp:8000:interface=127.0.0.1, unix:PATH, "
+    help="Where to listen: HOST:PORT, or Twisted's endpoint string such as tcp:8000, unix:PATH, "
     "systemd:domain=INET:index=0. May be repeated.",
 )

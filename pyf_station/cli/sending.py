@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from pyf.station.cli import common, meter, source
+from pyf.station import aio
+from pyf.station.cli import access, common, meter, source
+from pyf.station.cli.exchange import ship
 from pyf.station.client import StationClient
 from pyf.station.files import FileFlow
 from pyf.transport import Packet, encode_packet, encode_packet_flow
@@ -24,44 +25,9 @@ timeout_option: common.Decorator = click.option(
 )
 
 
-@contextmanager
-def _interrupts(cancel: Callable[[], object]) -> Generator[None]:
-    """Have Ctrl-C call *cancel* before it is raised: for a server, it is no failure of the flow."""
-
-    def handle(*_: object) -> None:
-        cancel()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _ship(
-    client: StationClient,
-    flow: Any,
-    header: Packet | None,
-    timeout: float | None,
-    progress: bool | None,
-) -> Packet:
-    """Send *flow*, write what comes back, and return the success."""
-    value: Packet | bool = True
-    with (
-        client.call(flow, header, timeout) as call,
-        _interrupts(call.cancel),
-        meter.metering(call, flow, progress),
-    ):
-        for value in call:
-            if value is not True:
-                common.write_packet(value)
-    assert isinstance(value, Packet)
-    return value
-
-
 @click.command()
 @common.address
+@access.connecting()
 @source.input_argument
 @common.header_option
 @source.format_option
@@ -69,7 +35,7 @@ def _ship(
 @common.limit_option
 @meter.progress_option
 def call(
-    address: tuple[str, int],
+    server: access.Server,
     path: str,
     header: tuple[tuple[str, Any], ...],
     form: str,
@@ -88,20 +54,21 @@ def call(
       pyf-station call localhost:8000 rows.csv -H table=prices -H limit:=10
       tail -f events.ndjson | pyf-station call localhost:8000 -H action=follow
     """
-    client = StationClient(*address, True, limits=common.limits_of(bounds))
+    client = server.client(aio.StationClient, common.limits_of(bounds))
     with source.reading(path, form) as packets:
-        _ship(client, packets, common.header_of(header), timeout, progress)
+        ship(client, packets, common.header_of(header), timeout, progress)
 
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, allow_dash=True))
 @common.address
+@access.connecting()
 @timeout_option
 @common.limit_option
 @meter.progress_option
 def replay(
     path: str,
-    address: tuple[str, int],
+    server: access.Server,
     timeout: float | None,
     bounds: tuple[tuple[str, float], ...],
     progress: bool | None,
@@ -114,23 +81,39 @@ def replay(
     Example:
       pyf-station replay night.flow localhost:8000
     """
-    client = StationClient(*address, True, limits=common.limits_of(bounds))
+    client = server.client(aio.StationClient, common.limits_of(bounds))
     with source.reading(path, "flow") as packets:
-        _ship(client, packets, None, timeout, progress)
+        ship(client, packets, None, timeout, progress)
 
 
 @contextmanager
 def _written_whole(path: Path) -> Generator[BinaryIO]:
-    """Give a file that takes its place at *path* once it is whole, and not before."""
+    """Give a file that takes its place at *path* once it is whole, and not before.
+
+    What is there and no regular file, such as a pipe or a device, is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with _opened_for(path, part) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _opened_for(path: Path, part: Path) -> BinaryIO:
+    try:
+        return part.open("wb")
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def record_input(target: str, path: str, header: Iterable[tuple[str, Any]], form: str) -> None:
@@ -150,12 +133,13 @@ def record_input(target: str, path: str, header: Iterable[tuple[str, Any]], form
 @click.command("send-file")
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @common.address
+@access.connecting()
 @click.option("--name", help="What it is called there; its own name if not given.")
 @timeout_option
 @meter.progress_option
 def send_file(
     path: str,
-    address: tuple[str, int],
+    server: access.Server,
     name: str | None,
     timeout: float | None,
     progress: bool | None,
@@ -170,11 +154,12 @@ def send_file(
     """
     flow = FileFlow(path)
     header = flow.header | ({"name": name} if name else {})
-    _ship(StationClient(*address, True), flow, Packet(header), timeout, progress)
+    ship(server.client(aio.StationClient), flow, Packet(header), timeout, progress)
 
 
 @click.command()
 @common.address
+@access.connecting()
 @click.option("-n", "--packets", type=click.IntRange(min=1), default=100_000, show_default=True)
 @click.option(
     "-s",
@@ -187,7 +172,7 @@ def send_file(
 @common.header_option
 @common.limit_option
 def bench(
-    address: tuple[str, int],
+    server: access.Server,
     packets: int,
     size: int,
     header: tuple[tuple[str, Any], ...],
@@ -203,7 +188,7 @@ def bench(
       pyf-station bench localhost:8000 -n 1000000 | jq .packets_per_second
     """
     packet = Packet(data=bytes(size))
-    client = StationClient(*address, limits=common.limits_of(bounds))
+    client = server.client(StationClient, common.limits_of(bounds))
     began = time.monotonic()
     client.send([packet] * packets, common.header_of(header) or Packet(bench=True))
     seconds = time.monotonic() - began

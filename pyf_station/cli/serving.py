@@ -12,13 +12,19 @@ from typing import Any
 import click
 
 from pyf.station.cli import common, running, source
+from pyf.station.cli.access import Access, Server, connecting, listening
 from pyf.station.cli.sending import record_input
 from pyf.station.cli.supervisor import Supervisor
 from pyf.station.files import Receiver
 from pyf.station.handlers import Handler
 from pyf.station.observe import log_events
 from pyf.station.server import MAX_CLIENTS, STOP_GRACE, FlowServer
-from pyf.station.service import DEFAULT_ENDPOINT, HandlerNotFound, load_handler
+from pyf.station.service import (
+    DEFAULT_ENDPOINT,
+    HandlerNotFound,
+    endpoint_string,
+    load_handler,
+)
 from pyf.station.status import status_site
 
 SHARED = ("tcp", "tcp6", "systemd")
@@ -47,6 +53,7 @@ def _broken(module: str, error: Exception) -> common.Failure:
 @click.command()
 @click.argument("handler", metavar="MODULE:HANDLER")
 @running.endpoint_option
+@listening()
 @click.option("--reload", is_flag=True, help="Start anew when a Python file here changes.")
 @click.option(
     "--workers",
@@ -109,20 +116,22 @@ def _serve(options: dict[str, Any]) -> int:
             expose_errors=options["expose_errors"],
             observers=[log_events] if options["log_events"] else (),
             limits=common.limits_of(options["bounds"]),
+            authenticate=options["access"].authenticate(),
             reactor=reactor,
         )
     except TypeError as error:
         raise click.BadParameter(str(error), param_hint="HANDLER") from error
+    factory = options["access"].secured(server, options["endpoints"])
     running.begin_logging(options["log_format"])
     if options["adopt_status"] is not None:
         running.adopt(reactor, status_site(server), options["adopt_status"])
     elif options["status"] is not None:
         _say_status(running.listen(reactor, status_site(server), options["status"]))
     for descriptor in options["descriptors"]:
-        running.adopt(reactor, server, descriptor)
+        running.adopt(reactor, factory, descriptor)
     if not options["descriptors"]:
         for endpoint in options["endpoints"] or (DEFAULT_ENDPOINT,):
-            port = running.listen(reactor, server, endpoint)
+            port = running.listen(reactor, factory, endpoint)
             common.say(f"{options['handler']} serves on {running.where(port)}")
     return running.run(reactor, server.stop, options["leash"])
 
@@ -136,6 +145,9 @@ def _supervise(options: dict[str, Any]) -> int:
 
     if options["reload"] and importlib.util.find_spec("watchfiles") is None:
         raise common.Failure("--reload needs watchfiles: python -m pip install 'pyf.station[cli]'")
+    # What the workers could only say one after the other.
+    options["access"].authenticate()
+    options["access"].secured(None, options["endpoints"])
     ports = []
     for endpoint in options["endpoints"] or (DEFAULT_ENDPOINT,):
         ports.append(_listen_for_workers(reactor, endpoint))
@@ -155,7 +167,7 @@ def _supervise(options: dict[str, Any]) -> int:
 
 
 def _listen_for_workers(reactor: Any, endpoint: str) -> Any:
-    if endpoint.partition(":")[0] not in SHARED:
+    if endpoint_string(endpoint).partition(":")[0] not in SHARED:
         text = f"{endpoint!r} cannot be shared by workers; {', '.join(SHARED)} can"
         raise click.BadParameter(text, param_hint="--endpoint")
     return running.listen(reactor, FlowServer(_nobody), endpoint)
@@ -172,6 +184,7 @@ def _command(options: dict[str, Any], descriptors: list[int]) -> list[str]:
             command += [f"--{name.replace('_', '-')}", str(options[name])]
     for flag in ("expose_errors", "log_events"):
         command += [f"--{flag.replace('_', '-')}"] * options[flag]
+    command += options["access"].arguments()
     for name, bound in options["bounds"]:
         command += ["--limit", f"{name}={bound}"]
     for descriptor in descriptors:
@@ -182,6 +195,7 @@ def _command(options: dict[str, Any], descriptors: list[int]) -> list[str]:
 @click.command("receive-file")
 @click.argument("folder", default=".", type=click.Path(exists=True, file_okay=False, writable=True))
 @running.endpoint_option
+@listening()
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option("--once", is_flag=True, help="End after the first file that has come whole.")
 @common.limit_option
@@ -190,6 +204,7 @@ def receive_file(
     ctx: click.Context,
     folder: str,
     endpoints: tuple[str, ...],
+    access: Access,
     overwrite: bool,
     once: bool,
     bounds: tuple[tuple[str, float], ...],
@@ -214,11 +229,16 @@ def receive_file(
         return done
 
     server = FlowServer(
-        handler, limits=common.limits_of(bounds), expose_errors=True, reactor=reactor
+        handler,
+        limits=common.limits_of(bounds),
+        expose_errors=True,
+        authenticate=access.authenticate(),
+        reactor=reactor,
     )
+    factory = access.secured(server, endpoints)
     running.begin_logging()
     for endpoint in endpoints or (DEFAULT_ENDPOINT,):
-        common.say(f"receiving on {running.where(running.listen(reactor, server, endpoint))}")
+        common.say(f"receiving on {running.where(running.listen(reactor, factory, endpoint))}")
     ctx.exit(running.run(reactor, server.stop))
 
 
@@ -231,6 +251,8 @@ def receive_file(
 @source.format_option
 @click.option("--listen", "endpoint", metavar="ENDPOINT", help="Tap: where clients connect to.")
 @click.option("--to", "address", type=common.Address(), help="Tap: the server that they mean.")
+@connecting(secret=False)
+@listening(secret=False)
 @click.pass_context
 def record(
     ctx: click.Context,
@@ -239,7 +261,8 @@ def record(
     header: tuple[tuple[str, Any], ...],
     form: str,
     endpoint: str | None,
-    address: tuple[str, int] | None,
+    server: Server | None,
+    access: Access,
 ) -> None:
     """Keep a flow in FILE: packets from INPUT (stdin if not given), the header first.
 
@@ -253,16 +276,16 @@ def record(
       pyf-station record flows --listen tcp:9000 --to localhost:8000
       pyf-station replay flows/000001.flow localhost:8000
     """
-    if (endpoint is None) != (address is None):
+    if (endpoint is None) != (server is None):
         raise click.UsageError("a tap needs both, --listen and --to")
-    if endpoint is None or address is None:
+    if endpoint is None or server is None:
         record_input(target, path, header, form)
         return
     from pyf.station.cli.tap import Tap
 
     Path(target).mkdir(parents=True, exist_ok=True)
     reactor = running.the_reactor()
+    tap = access.secured(Tap(Path(target), server, reactor), [endpoint])
     running.begin_logging()
-    tap = Tap(Path(target), address, reactor)
     common.say(f"recording on {running.where(running.listen(reactor, tap, endpoint))}")
     ctx.exit(running.run(reactor, reactor.crash))

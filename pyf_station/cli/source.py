@@ -6,17 +6,24 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Final
 
 import click
 
 from pyf.station import ndjson
+from pyf.station.cli import common
 from pyf.station.cli.common import Decorator, InputError
 from pyf.transport import Packet, StationError, decode_packet_flow
 from pyf.transport.frames import HEADER, MAGIC
+from pyf.transport.limits import MIB
+
+LINE: Final = 128 * MIB
+"""Bytes of a line at the most, a packet of Limits.max_packet with every character escaped: memory
+is bounded, whatever comes in."""
 
 _MAGIC_AT: Final = HEADER.size
 _SUFFIXES: Final = {".csv": "csv", ".flow": "flow"}
@@ -33,6 +40,8 @@ class Counted:
         """Bytes read so far."""
         self.size: int | None = _size(file)
         """Bytes of a regular file; None for anything else."""
+        self.typed: bool = file.isatty()
+        """Whether it is typed by a person."""
 
     def read(self, size: int) -> bytes:
         """Return what is there, *size* bytes at the most."""
@@ -41,7 +50,10 @@ class Counted:
         return data
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
+        lines = iter(partial(self._file.readline, LINE + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LINE:
+                raise InputError(f"{self.name}:{number}: a line of more than {LINE // MIB} MiB")
             self.done += len(line)
             yield line
 
@@ -61,13 +73,18 @@ class Source(Iterator[Packet]):
         """Whether a packet is waited for right now."""
         self.ended: bool = False
         """Whether all of it has been read."""
+        self.check_end: Callable[[], object] = bool
+        """Called where the file has ended; may raise, if that is not the end of the flow."""
 
     def __next__(self) -> Packet:
         self.waiting = True
         try:
             return next(self._packets)
         except StopIteration:
+            self.check_end()
             self.ended = True
+            raise
+        except InputError:
             raise
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -75,6 +92,11 @@ class Source(Iterator[Packet]):
             raise InputError(f"{self._file.name}: {error}") from error
         finally:
             self.waiting = False
+
+    @property
+    def typed(self) -> bool:
+        """Whether it is typed by a person."""
+        return self._file.typed
 
     @property
     def fraction(self) -> float | None:
@@ -95,14 +117,31 @@ def _check_row(row: dict[Any, Any]) -> None:
         raise ValueError("it has another number of fields than the first line names")
 
 
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"it names {name!r} twice")
+
+
 def _read_csv(file: Counted) -> Iterator[Packet]:
-    rows = csv.DictReader((line.decode("utf-8-sig") for line in file), strict=True)
+    csv.field_size_limit(LINE)
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in enumerate(file, 1):  # noqa: B007 - for who is told
+            yield line.decode("utf-8-sig")
+
     try:
+        rows = csv.DictReader(lines(), strict=True)
+        _check_names(rows.fieldnames or ())
         for row in rows:
             _check_row(row)
             yield Packet(row)
+    except InputError:
+        raise
     except (csv.Error, ValueError) as error:
-        raise ValueError(f"{file.name}:{rows.line_num}: {error}") from None
+        raise ValueError(f"{file.name}:{number}: {error}") from None
 
 
 FORMATS: Final[dict[str, Callable[[Counted], Iterator[Packet]]]] = {
@@ -118,9 +157,25 @@ def reading(path: str, form: str) -> Generator[Source]:
 
     The form is a key of FORMATS, or "auto".
     """
-    with click.open_file(path, "rb") as opened:
-        file = Counted(opened, "stdin" if path == "-" else path)
-        yield Source(_Late(partial(_packets, file, path, form)), file)
+    opened = _open(path)
+    file = Counted(opened, "stdin" if path == "-" else path)
+    packets = Source(_Late(partial(_packets, file, path, form)), file)
+    try:
+        yield packets
+    finally:
+        if not packets.waiting:  # Closing would wait for a thread that reads, of a pipe for ever.
+            opened.close()
+
+
+def _open(path: str) -> IO[bytes]:
+    if path != "-":
+        return Path(path).open("rb")
+    stdin = common.standard("stdin")
+    try:
+        # Not its buffer: as Python exits, a thread that reads must not hold the lock of that.
+        return open(stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:
+        return io.BytesIO(stdin.read())
 
 
 class _Late(Iterator[Packet]):

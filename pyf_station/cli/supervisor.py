@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from pyf.station.cli.common import say
-from pyf.station.cli.running import handling
+from pyf.station.cli.running import DRAINING, handling
 
 PAUSE: Final = 1.0
 """Seconds before a worker that was killed is started again: one that always dies must not spin."""
@@ -113,6 +113,8 @@ class Supervisor:
         if self._stopped_by:
             number = signal.SIGKILL  # Asked twice: now.
         else:
+            if number == signal.SIGINT:
+                say(DRAINING)
             self._stopped_by = number
             timer = threading.Timer(self._grace, self._events.put, [("stop", signal.SIGKILL)])
             timer.daemon = True

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO, Final
 
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.portforward import ProxyFactory, ProxyServer
+from twisted.protocols.portforward import ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
+from pyf.station.cli.access import Server
 from pyf.transport import RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType, encode_frame
 from pyf.transport.limits import MAX_FRAME
@@ -24,13 +25,15 @@ _log: Final = Logger()
 
 
 class Tap(ProxyFactory):
-    """The factory of a tap into *folder*, before the server at *address*."""
+    """The factory of a tap into *folder*, before *server*. Raises Failure for a bad certificate."""
 
     noisy = False
 
-    def __init__(self, folder: Path, address: tuple[str, int], reactor: Any) -> None:
-        super().__init__(*address)
+    def __init__(self, folder: Path, server: Server, reactor: Any) -> None:
+        super().__init__(server.host, server.port)
         self.reactor: Any = reactor
+        self._server = server
+        server.secured(None)  # What is of no use is to be told now.
         self.folder: Path = folder
         self._numbers = itertools.count(1)
 
@@ -39,6 +42,11 @@ class Tap(ProxyFactory):
         protocol = _Tapped(self)
         protocol.factory = self
         return protocol
+
+    def connect(self, factory: Any) -> None:
+        """Connect *factory* to the server."""
+        server = self._server
+        self.reactor.connectTCP(server.host, server.port, server.secured(factory))
 
     def new_path(self) -> Path:
         """Return where the next flow goes."""
@@ -49,15 +57,32 @@ class Tap(ProxyFactory):
         raise AssertionError("numbers have no end")
 
 
+class _Onwards(ProxyClientFactory):
+    noisy = False
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        """Close the client's connection, and say why."""
+        _log.error("the server cannot be reached: {reason}", reason=reason.getErrorMessage())
+        super().clientConnectionFailed(connector, reason)
+
+
 class _Tapped(ProxyServer):
+    clientProtocolFactory = _Onwards  # noqa: N815 - Twisted's name
     noisy = False
 
     def __init__(self, tap: Tap) -> None:
-        self.reactor = tap.reactor
         self._tap = tap
         self._parser: FrameParser | None = FrameParser(MAX_FRAME, MAX_FRAME)
         self._hello = b""
         self._flows: dict[int, tuple[Path, BinaryIO]] = {}
+
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        """Connect to the server; until then, the client waits."""
+        transport: Any = self.transport
+        transport.pauseProducing()
+        onwards = self.clientProtocolFactory()
+        onwards.setServer(self)
+        self._tap.connect(onwards)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         super().dataReceived(data)

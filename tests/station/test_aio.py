@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import queue
 import socket
 import subprocess
 import sys
@@ -456,6 +457,21 @@ def test_a_source_that_blocks_blocks_nobody_else(serve):
             await stalled
 
     run(use())
+
+
+def test_a_source_that_is_no_generator_is_not_waited_for(serve, monkeypatch):
+    """
+    There is nothing to close: a call whose handler has answered ends at once, though it blocks.
+    """
+    monkeypatch.setattr("pyf.station.pump.LAST_WORD", 10 * WAIT)
+    packets: queue.SimpleQueue[dict[str, int] | None] = queue.SimpleQueue()
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(lambda flow, client: "enough")) as client:
+            assert await client.send(iter(packets.get, None), header={}) == "enough"
+
+    run(use())
+    packets.put(None)
 
 
 def test_a_source_that_stops_in_a_burst_keeps_nothing_back(serve):

@@ -16,8 +16,15 @@ from twisted.internet.error import CannotListenError
 from twisted.plugin import getPlugins
 from twisted.python import usage
 
-from pyf.station import FlowServer, StationClient
-from pyf.station.service import HandlerNotFound, Options, StationService, load_handler, makeService
+from pyf.station import FlowServer, StationClient, StationError
+from pyf.station.service import (
+    HandlerNotFound,
+    Options,
+    StationService,
+    endpoint_string,
+    load_handler,
+    makeService,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCAL = "tcp:0:interface=127.0.0.1"
@@ -57,6 +64,48 @@ def test_a_service_listens_on_strings_and_endpoints(service, reactor):
         assert StationClient("127.0.0.1", port).send([{"n": 1}]) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("127.0.0.1:8000", "tcp:8000:interface=127.0.0.1"),
+        ("localhost:0", "tcp:0:interface=localhost"),
+        ("station.example.org:1", "tcp:1:interface=station.example.org"),
+        ("[::1]:8000", r"tcp6:8000:interface=\:\:1"),
+        ("tcp:8000", "tcp:8000"),
+        ("onion:80", "onion:80"),
+        ("unix:/run/x.sock", "unix:/run/x.sock"),
+    ],
+)
+def test_an_address_stands_for_its_endpoint(text, endpoint):
+    """
+    HOST:PORT will do; what begins as an endpoint is one.
+    """
+    assert endpoint_string(text) == endpoint
+
+
+def test_a_service_lets_in_whom_it_is_told_to(reactor, in_reactor, files, monkeypatch):
+    """
+    By TLS with certificates, and by shared secrets.
+    """
+    monkeypatch.setenv("STATION_SECRET", "a secret that nobody guesses")
+    options = Options()
+    options.parseOptions(
+        [
+            *("--handler", f"{__name__}:handler", "--endpoint", "127.0.0.1:0"),
+            *("--tls-cert", files.server[0], "--tls-key", files.server[1]),
+            *("--client-ca", files.ca, "--secret", "env:STATION_SECRET"),
+        ]
+    )
+    made = makeService(options)
+    in_reactor(made.startService)
+    client = StationClient("127.0.0.1", port_of(made), tls=files.ca, certificate=files.client)
+    header = {"authtkt": "a secret that nobody guesses"}
+    assert client.send([{"n": 1}], header) == 2
+    with pytest.raises(StationError, match="who the client is"):
+        client.send([{"n": 1}])
+    in_reactor(made.stopService)
+
+
 def test_stopping_drains(service, in_reactor, reactor):
     """
     An open flow ends well, and only then has the service stopped; nobody else is let in.
@@ -93,6 +142,10 @@ def test_a_port_that_is_taken_is_an_error_at_the_start(service):
         (["--handler", "nope.nope:x"], "there is no module 'nope.nope'"),
         (["--handler", "operator:add", "--drain-grace", "-1"], "Limits.drain_grace"),
         (["--handler", "operator:add", "--endpoint", "bogus:1"], "Unknown endpoint type"),
+        (["--handler", "operator:add", "--secret", "hush"], "as env:NAME or file:PATH"),
+        (["--handler", "operator:add", "--tls-key", "x"], "need --tls-cert"),
+        (["--handler", "operator:add", "--tls-cert", "/nowhere"], "No such file"),
+        (["--handler", "operator:add", "--tls-cert", "/dev/null"], "no certificate in /dev/null"),
     ],
 )
 def test_what_cannot_be_served_is_a_usage_error(reactor, args, reason):

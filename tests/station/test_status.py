@@ -250,6 +250,19 @@ def test_many_flows_are_cut_to_what_fits(station, monkeypatch):
     assert "and 1 more" in page
 
 
+def test_a_narrow_screen_gets_the_names_of_the_columns(station):
+    """
+    There is no head of the table there: each field of a flow says which it is.
+    """
+    _, client, address = station(lambda flow, client: sum(1 for _ in flow))
+    with client.open({}):
+        page = get(address)[2]
+    names = re.findall(r"<th class=\w>([^<]+)", page)
+    assert len(names) == 9
+    for number, name in enumerate(names, 1):
+        assert f'td:nth-child({number}):not([colspan])::before{{content:"{name}"}}' in page
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(3.21, "3.2 s"), (245, "4 min 05 s"), (7620, "2 h 07 min"), (273_600, "3 d 4 h")],

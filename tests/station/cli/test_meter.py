@@ -1,8 +1,10 @@
 """The line of progress says how a flow goes, and who is waited for."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from pyf.station.cli.meter import Look, describe
+from pyf.station.cli.meter import Look, describe, is_wanted
 
 START = Look(0.0, 0, 0, 0, 0.0, False, False)
 
@@ -39,3 +41,20 @@ def test_the_line(before, now, line):
     Rate since the last look, and the time that is left at the pace so far.
     """
     assert describe(START, before, now) == line
+
+
+@pytest.mark.parametrize(
+    ("terminal", "source", "wanted"),
+    [
+        (True, SimpleNamespace(typed=False), True),
+        (True, SimpleNamespace(typed=True), False),
+        (True, (), True),
+        (False, (), False),
+    ],
+)
+def test_there_is_a_line_on_a_terminal(monkeypatch, terminal, source, wanted):
+    """
+    But not over what a person types there.
+    """
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))
+    assert is_wanted(source) is wanted

@@ -1,6 +1,7 @@
 """What the commands send, write and end with."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from decimal import Decimal
 import pytest
 
 from pyf.station import ndjson
+from pyf.station.cli import source
 from pyf.station.files import Receiver
 from pyf.transport import Packet, decode_packet_flow, encode_packet_flow
 
@@ -71,7 +73,10 @@ def test_csv_gives_a_packet_of_texts_for_each_row(run, address, tmp_path):
 @pytest.mark.parametrize(
     ("form", "text", "reason"),
     [
-        ("ndjson", '{"n":1}\n{"n":', "stdin:2: Expecting value"),
+        ("ndjson", '{"n":1}\n{"n":\n', "stdin:2: Expecting value (column 6)"),
+        ("ndjson", b'{"n":1}\n\x00\xff', "stdin:2: 'utf-8' codec can't decode byte 0xff"),
+        ("csv", b"a\n1\n\xff\n", "stdin:3: 'utf-8' codec can't decode byte 0xff"),
+        ("csv", "a,b,a\n1,2,3\n", "stdin:1: it names 'a' twice"),
         ("csv", "a,b\n1,2\n3\n", "stdin:3: it has another number of fields"),
         ("csv", "a,b\n1,2,3\n", "stdin:2: it has another number of fields"),
         ("csv", 'a\n"x', "unexpected end of data"),
@@ -98,6 +103,24 @@ def test_input_that_is_wrong_is_named_and_cuts_the_flow(run, serve, form, text, 
     assert done.stderr.count("\n") == 1
     assert heard.wait(10)
     assert ended == ["ClientError"]
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_a_line_without_end_is_refused(run, address, monkeypatch, form):
+    """
+    Memory is bounded, whatever comes in.
+    """
+    monkeypatch.setattr(source, "LINE", 2**20)
+    done = run("call", address, "-f", form, "-H", "a=b", input="\n" + "x" * 2**21)
+    assert (done.exit_code, done.stderr) == (1, "pyf-station: stdin:2: a line of more than 1 MiB\n")
+
+
+def test_a_field_of_csv_may_be_large(run, address):
+    """
+    As large as a packet.
+    """
+    done = run("call", address, "-f", "csv", "-H", "a=b", input="a\n" + "x" * 200_000)
+    assert len(lines(done.stdout)[0].a) == 200_000
 
 
 def test_a_failing_handler_is_one_line_and_exit_code_1(run, serve):
@@ -190,6 +213,42 @@ def test_a_recording_of_bad_input_leaves_no_file(run, tmp_path):
     done = run("record", tmp_path / "a.flow", input='{"h":1}\n?\n')
     assert done.exit_code == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_goes_where_a_link_leads(run, tmp_path):
+    """
+    The link stays one.
+    """
+    link = tmp_path / "link.flow"
+    link.symlink_to("target.flow")
+    assert run("record", link, input='{"h":1}\n').exit_code == 0
+    assert link.is_symlink()
+    assert (tmp_path / "target.flow").read_bytes() == b"".join(encode_packet_flow([{"h": 1}]))
+
+
+def test_a_recording_goes_into_a_pipe(run, tmp_path):
+    """
+    What is no regular file is written to, and not replaced.
+    """
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    assert run("record", pipe, input='{"h":1}\n').exit_code == 0
+    reader.join(10)
+    assert read == [b"".join(encode_packet_flow([{"h": 1}]))]
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_recording_that_cannot_be_written_is_named(run, tmp_path):
+    """
+    By the name that was given.
+    """
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no" / "x", "No such file")):
+        done = run("record", path, input='{"h":1}\n')
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.startswith(f"pyf-station: {path}: {reason}")
 
 
 def test_a_cut_recording_is_an_error_and_no_short_flow(run, address, tmp_path):

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from pyf.station import StationClient
+from pyf.station import StationClient, StationError
 from pyf.transport import Limits, decode_packet_flow
 
 LOCAL = "tcp:0:interface=127.0.0.1"
@@ -61,6 +61,22 @@ def test_sigterm_lets_open_flows_end(start):
     assert process.end(None)[0] == 130
 
 
+def test_ctrl_c_reaches_workers_too_and_lets_open_flows_end(start):
+    """
+    On a terminal all processes get the signal: the workers leave it to their supervisor.
+    """
+    process = start("serve", "served:count", "-e", LOCAL, "--workers", 2)
+    limits = Limits(handshake_timeout=40)
+    with StationClient("127.0.0.1", process.port(), limits=limits).open(header={}) as flow:
+        flow.send({"n": 1})
+        assert flow.receive(20)
+        os.killpg(process.popen.pid, signal.SIGINT)
+        process.hear("draining; Ctrl-C again breaks off")
+        flow.send({"n": 1})
+        assert flow.end()[:2] == [1, 3]
+    assert process.end(None)[0] == 130
+
+
 def test_workers_share_a_port_and_one_that_is_killed_is_replaced(start):
     """
     Several processes answer on one port; all end with the supervisor, and it with 0.
@@ -101,6 +117,7 @@ def test_changed_code_is_served_on_the_same_port(start, module):
         (["served:alone"], 2, "a handler is called with a flow and a client"),
         (["broken:x"], 1, "broken.py:1: ModuleNotFoundError: No module named 'absent'"),
         (["served:count", "-e", "bogus:1"], 2, "'bogus:1' is no endpoint"),
+        (["served:count", "-e", "127.0.0.1:70000"], 1, "cannot listen on 127.0.0.1:70000"),
         (["served:count", "-e", "unix:/tmp/x", "--workers", "2"], 2, "cannot be shared"),
         (["served:nope", "-e", LOCAL, "--workers", "2"], 2, "served has no 'nope'"),
     ],
@@ -160,6 +177,17 @@ def test_a_tap_records_what_passes(start, serve, tmp_path):
     assert process.end()[0] == 0
 
 
+def test_a_tap_says_that_its_server_cannot_be_reached(start):
+    """
+    Its clients are closed; it goes on.
+    """
+    process = start("record", "taps", "--listen", LOCAL, "--to", "127.0.0.1:1")
+    with pytest.raises(StationError):
+        StationClient("127.0.0.1", process.port()).send([{}])
+    process.hear("the server cannot be reached: .*[Rr]efused")
+    assert process.end()[0] == 0
+
+
 def test_round_trips_are_measured(run, serve):
     """
     As ping does it: a line each, then statistics; nobody there is exit code 1.
@@ -184,6 +212,28 @@ def test_round_trips_are_measured(run, serve):
     assert run("ping", "127.0.0.1:1", "-c", 1).exit_code == 1
 
 
+def test_an_ipv6_address_is_said_as_it_is_given(start, run):
+    """
+    In brackets, where it is served, called and pinged.
+    """
+    process = start("serve", "served:count", "-e", "[::1]:0")
+    address = process.hear(r"serves on (\[::1\]:\d+)$")[1]
+    assert run("call", address, input="{}\n").exit_code == 0
+    assert f"PING {address} " in run("ping", address, "-c", 1).stdout
+    assert process.end()[0] == 0
+
+
+def test_a_reader_of_round_trips_that_leaves_is_no_error(start, serve):
+    """
+    As with ``| head``: no word about it, and the exit code of SIGPIPE.
+    """
+    process = start("ping", f":{serve(lambda flow, client: None)}", "-i", 0)
+    process.popen.stdout.readline()
+    process.popen.stdout.close()
+    assert process.popen.wait(20) == 128 + signal.SIGPIPE
+    assert process.popen.stderr.read() == b""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_status_page_is_served_beside_it(start, workers):
     """
@@ -195,7 +245,8 @@ def test_a_status_page_is_served_beside_it(start, workers):
     while len(ports) < 2:
         what, port = process.hear(r"(serves|status) on (?:http://)?127.0.0.1:(\d+)").groups()
         ports[what] = int(port)
-    StationClient("127.0.0.1", ports["serves"]).send([{"n": 1}] * 3, timeout=20)
+    limits = Limits(handshake_timeout=20)  # Workers may have to start yet.
+    StationClient("127.0.0.1", ports["serves"], limits=limits).send([{"n": 1}] * 3, timeout=20)
     process.hear(r"flow_finished 1 from .*: success after 3 packets")
     with urllib.request.urlopen(f"http://127.0.0.1:{ports['status']}/", timeout=20) as page:
         assert b"which alone is shown here" in page.read()
