@@ -83,7 +83,7 @@ class StationProtocol(Protocol):
         self._only_resumes = False
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
-        self._turns = Turns(self.clock, self.call_later, self._work, self._read)
+        self._turns = Turns(self.clock, self.call_later, self._work, lambda: self.transport)
         self._draining = False
         self._leaving = False
         self._secured = False
@@ -142,6 +142,7 @@ class StationProtocol(Protocol):
         """End every open flow: a close without an END is never the end of a flow."""
         if not self._leaving and (failed := failure_text(reason.value)):
             _log.warn("the connection from {peer} ended: {text}", peer=self.peer, text=failed)
+        self.connected = 0  # What came before is handled, and nothing more written.
         self._turns.finish()
         self._leaving = True
         if self._watch is not None:
@@ -290,9 +291,6 @@ class StationProtocol(Protocol):
             if self._watch is not None:
                 self._watch.received()
         return done
-
-    def _read(self, more: bool) -> None:
-        self.transport.resumeProducing() if more else self.transport.pauseProducing()
 
     def _handle_events(self, pace: Pace | None) -> bool:
         event: Event | None = None
@@ -495,5 +493,5 @@ class StationProtocol(Protocol):
         self._write(out)
 
     def _write(self, out: list[bytes]) -> None:
-        if out and not self._leaving:
+        if out and self.connected and not self._leaving:
             self._direct.write(out)

@@ -83,7 +83,7 @@ class Multiplex:
         self._leaving = False
         self._emptied: list[Callable[[], None]] = []
         self._last_wait: Alarm | None = None
-        self._turns = Turns(loop.clock, loop.callLater, self._work, self._read)
+        self._turns = Turns(loop.clock, loop.callLater, self._work, lambda: self.transport)
         self._watch: Watch | None = Watch(
             *(loop, loop.clock, self.machine, self),
             flush=self.flush,
@@ -191,9 +191,6 @@ class Multiplex:
             self._watch.received()
         self._settle()
         return self._leaving or event is None
-
-    def _read(self, more: bool) -> None:
-        self.transport.resumeProducing() if more else self.transport.pauseProducing()
 
     def lost(self, reason: str) -> None:
         """Note that the connection has ended."""

@@ -37,8 +37,8 @@ class Pace:
 class Turns:
     """Has *work* done as it comes, in turns: where there is more, it goes on in the loop's next.
 
-    *work* is given a Pace, None where it is to do all there is, and returns whether it did. *read*
-    has the transport read, or not: nothing more is read while there is work left.
+    *work* is given a Pace, None where it is to do all there is, and returns whether it did. While
+    there is work left, nothing more is read from what *transport* returns.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Turns:
         clock: Callable[[], float],
         call_later: Callable[[float, Callable[[], object]], Any],
         work: Callable[[Pace | None], bool],
-        read: Callable[[bool], object],
+        transport: Callable[[], Any],
     ) -> None:
         self._pace = Pace(clock)
         self._call_later = call_later
         self._work = work
-        self._read = read
+        self._transport = transport
         self._next: Any = None
 
     def begin(self) -> None:
@@ -73,7 +73,8 @@ class Turns:
         if not done:
             self._next = self._call_later(0.0, partial(self._go_on, first=False))
         if first is not done:
-            self._read(done)
+            transport = self._transport()
+            transport.resumeProducing() if done else transport.pauseProducing()
 
 
 class Decoder:

@@ -22,6 +22,7 @@ from pyf.transport import (
     Role,
     encode_packet,
 )
+from pyf.transport.budget import BUDGETS
 from pyf.transport.events import Event, FlowAbandoned, FlowAborted, FlowEnded, PacketsReceived
 from pyf.transport.frames import RESULT, FrameType, encode_frame
 from pyf.transport.states import FlowState
@@ -490,3 +491,14 @@ def test_a_result_that_comes_too_late_changes_nothing(line, hand_reactor):
     hand_reactor.advance(0)
     assert stream.result is None
     assert isinstance(stream.error, DeadlineExceeded)
+
+
+def test_a_server_is_held_to_what_it_may_do_in_a_time(line):
+    """One that asks and asks, and reads no answer, fills no memory."""
+    one = line()
+    stream = one.open()
+    ping = b"".join(encode_frame(FrameType.PING, 0, bytes(8)))
+    one.multiplex.received(ping * (BUDGETS["PING"].burst + 1))
+    assert one.closed
+    assert isinstance(stream.error, RemoteProtocolError)
+    assert stream.error.code == "flood"

@@ -26,13 +26,19 @@ class Work:
         self.seconds = seconds
         self.steps = self.done = 0
         self.reads: list[bool] = []
-        self.turns = Turns(loop.clock, loop.callLater, self.work, self.reads.append)
+        self.turns = Turns(loop.clock, loop.callLater, self.work, lambda: self)
 
     def work(self, pace: Pace | None) -> bool:
         while self.done < self.steps and not (pace is not None and pace.over):
             self.done += 1
             self.reactor.rightNow += self.seconds
         return self.done == self.steps
+
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+        self.reads.append(False)
+
+    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
+        self.reads.append(True)
 
     def come(self, steps: int) -> None:
         self.steps += steps
