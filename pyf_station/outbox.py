@@ -51,7 +51,7 @@ class Outbox:
     def __init__(
         self,
         wake: Callable[[], object],
-        check: Callable[[bytes], object],
+        check: Callable[[Encoded], object],
         refuse: Callable[[], object],
         most: int = MOST,
     ) -> None:

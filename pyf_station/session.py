@@ -37,7 +37,7 @@ from pyf.transport import (
 from pyf.transport.codec import decode
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
-from pyf.transport.pieces import Pending
+from pyf.transport.pieces import Encoded, Pending, weigh
 
 _log: Final = Logger()
 
@@ -434,7 +434,7 @@ class Session:
         except PacketError:
             self._answer(facts | {"message": None, "traceback": None})
 
-    def _weigh(self, data: bytes) -> None:
+    def _weigh(self, data: Encoded) -> None:
         limit, size = self.carrier.max_packet, len(data)
         if size > limit:
             raise PacketTooLarge(
@@ -443,7 +443,7 @@ class Session:
                 limit=limit,
                 option="max_packet",
             )
-        census.weigh(data, self._bounds)
+        weigh(data, self._bounds)
 
     def _check_open(self, what: str = "a message") -> None:
         if self._result is not None:

@@ -11,7 +11,7 @@ from pyf.transport.budget import Budget
 from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
-from pyf.transport.pieces import Encoded, Pending, Pieces, flatten
+from pyf.transport.pieces import Encoded, Pending, flatten, weigh
 from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -133,8 +133,8 @@ class Machine:
             if not batch:
                 self._check_size(flow.send, pending, most)
                 break
-            if len(batch) == 1:
-                self._weigh(batch[0])
+            if len(batch) == 1 and self.role is Role.CLIENT:
+                weigh(batch[0], self._packet_bounds)  # A server's handler has, in its own thread.
             buffers, size = _in_a_row(batch)
             flow.state = advance_flow(flow.state, self._batch_frame)
             first = flow.send.sent_packets
@@ -145,15 +145,6 @@ class Machine:
                 flow.kept.add(batch, size)
             total += len(batch)
         return total
-
-    def _weigh(self, packet: Encoded) -> None:
-        """Raise PacketTooLarge if the peer will not make objects of *packet*, with limits as ours.
-
-        At the client: what a server sends was weighed in its handler's thread.
-        """
-        size = packet.small if isinstance(packet, Pieces) else len(packet)
-        if size > self._packet_bounds.harmless and self.role is Role.CLIENT:
-            census.weigh(b"".join(flatten([packet])), self._packet_bounds)
 
     def _check_size(self, window: SendWindow, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""

@@ -9,6 +9,8 @@ from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
 
+from pyf.transport import census
+from pyf.transport.census import Bounds
 from pyf.transport.codec import encode_packet
 from pyf.transport.limits import LARGE
 
@@ -80,6 +82,16 @@ def _woven(texts: list[bytes], values: list[bytes]) -> list[bytes]:
     if texts[-1]:
         buffers.append(texts[-1])
     return buffers
+
+
+def weigh(packet: Encoded, bounds: Bounds) -> None:
+    """Raise PacketTooLarge where a peer with the same *bounds* would not make objects of *packet*.
+
+    Large values are as large as they are encoded: only what is around them is counted.
+    """
+    size = packet.small if isinstance(packet, Pieces) else len(packet)
+    if size > bounds.harmless:
+        census.weigh(b"".join(flatten([packet])), bounds)
 
 
 def flatten(packets: Iterable[Encoded]) -> list[bytes]:
