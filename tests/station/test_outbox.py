@@ -10,6 +10,7 @@ import pytest
 from pyf.station import StationClient
 from pyf.station.outbox import EACH, MOST, Outbox
 from pyf.transport import LocalProtocolError, PacketTooLarge
+from pyf.transport.pieces import Encoded
 
 WAIT = 10.0
 BURSTS = list(islice(cycle((1, 2, 1, 3, 40, 1, 700, 1, 3000)), 180))
@@ -30,7 +31,7 @@ class Owner:
     def wake(self) -> None:
         self.wakes += 1
 
-    def check(self, data: bytes) -> None:
+    def check(self, data: Encoded) -> None:
         if (size := len(data)) > self.most:
             raise PacketTooLarge("too large", size=size, limit=self.most, option="max_packet")
 
