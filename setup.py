@@ -40,10 +40,7 @@ setup(
     data_files=[("twisted/plugins", ["plugins/pyf_station_plugin.py"])],
     ext_modules=[
         # Where there is no compiler, the same is done in Python.
-        Extension(
-            "pyf.transport._accelerator",
-            ["transport/_accelerator.pyx"],
-            optional=True,
-        )
+        Extension(f"pyf.transport.{name}", [f"transport/{name}.pyx"], optional=True)
+        for name in ("_accelerator", "_census")
     ],
 )

@@ -205,6 +205,7 @@ DEMANDS = (
         for case in ("there", "back", "both")
         for contestant, bound in LEAST.items()
     ),
+    *(Demand(case, "station-resume", "rate", 0.9, "station") for case in ("there", "back", "both")),
     Demand("there", "station", "cpu", 1.0, below=True),
     Demand("there", "station", "rate", 100, "grpc"),
     Demand("there", "station", "rate", 1, "grpc-batched"),

@@ -263,6 +263,8 @@ class _Transport:
         self._transport = transport
         self.loseConnection = transport.close
         self.abortConnection = transport.abort
+        self.pauseProducing = transport.pause_reading
+        self.resumeProducing = transport.resume_reading
 
     def writeSequence(self, data: list[bytes]) -> None:  # noqa: N802
         """Write *data*; nowhere, once the connection is lost."""

@@ -144,7 +144,7 @@ def refuse(session: Session) -> None:
 def _admit(session: Session, identity: object) -> bool:
     if identity is not None:
         session.identity = identity
-    session.carrier.call_soon(partial(session.carrier.recognise, session.flow_id))
+    session.carrier.call_soon(session.recognise)
     return not session.given_up
 
 

@@ -1,6 +1,7 @@
-"""What a log and a client are told of an exception: its class and stack, not what it says.
+"""What a log and a client are told of an exception: its class and stack, not what it says; and what
+a log is told of what a client sent.
 
-Its text may quote what a client sent, and so may its notes and the source of the line.
+An exception's text may quote what a client sent, and so may its notes and the source of the line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from uuid import uuid4
 
 from twisted.python.failure import Failure
 from twisted.python.reflect import qual, safe_str
+
+WITHHELD: Final = "(its text is logged with expose_errors=True)"
+"""What stands for a text in a log."""
+
+LOGGED: Final = 400
+"""Characters of what a client sent that a line in the log has, at most, of each thing."""
 
 FRAMES: Final = 50
 """Innermost frames that are told of each exception."""
@@ -40,16 +47,26 @@ def _lines(error: BaseException) -> Iterator[str]:
     yield qual(type(error)).removeprefix("builtins.")
 
 
-def described(error: BaseException, *, exposed: bool) -> str:
-    """Return what a log is told of *error*: all of it only if *exposed*."""
+def described(error: BaseException | str, *, exposed: bool) -> str:
+    """Return what a log is told of *error*: all of it only if *exposed*.
+
+    Of a text that a handler chose to tell its client, that is nothing.
+    """
+    if isinstance(error, str):
+        return error if exposed else WITHHELD
     return "".join(format_exception(error)) if exposed else stack(error)
+
+
+def escaped(text: str, most: int = LOGGED) -> str:
+    """Return what a client sent as it may stand in a log: a part of one line, in ASCII."""
+    return text[:most].encode("unicode_escape").decode()[:most]
 
 
 class _Withheld:
     """Stands for an exception whose text nobody is to read."""
 
     def __repr__(self) -> str:
-        return "(its text is logged with expose_errors=True)"
+        return WITHHELD
 
 
 class Quiet(Failure):

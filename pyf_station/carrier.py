@@ -14,14 +14,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyf.station.auth import refuse
+from pyf.station.blame import escaped
 from pyf.station.direct import Direct
+from pyf.station.pace import Pace, Turns
 from pyf.station.session import Session
-from pyf.station.sessions import Place
+from pyf.station.sessions import Place, cut
 from pyf.station.tls import failure_text, peer_certificate
 from pyf.station.turn import Turn
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
-    BadFlowEnding,
     ClientError,
     Connection,
     DeadlineExceeded,
@@ -49,9 +50,6 @@ from pyf.transport.limits import MAX_REPLIES, MAX_TEXT, stranger_limits
 from pyf.transport.patience import Overdue
 from pyf.transport.pieces import Pending
 
-LOGGED: Final = 400
-"""Characters of what a client sent that a line in the log has, at most, of each thing."""
-
 _log: Final = Logger()
 
 
@@ -73,10 +71,11 @@ class StationProtocol(Protocol):
         self._server = factory
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
+        self.clock: Callable[[], float] = factory.clock
         # A flow of somebody unknown has the windows that it had before the HELLO.
         limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
-        self._machine = Connection(Role.SERVER, limits, factory.clock)
-        self._unknown: dict[int, Alarm] = {}
+        strangers = factory.gate is not None
+        self._machine = Connection(Role.SERVER, limits, factory.clock, strangers=strangers)
         self._sessions: dict[int, Session] = {}
         self._places: dict[int, Place] = {}
         # Those of them whose client has not shown yet that it has its token.
@@ -84,6 +83,7 @@ class StationProtocol(Protocol):
         self._only_resumes = False
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
+        self._turns = Turns(self.clock, self.call_later, self._work, self._read)
         self._draining = False
         self._leaving = False
         self._secured = False
@@ -122,7 +122,7 @@ class StationProtocol(Protocol):
         """Take what came from the client."""
         if not self._leaving:
             self._machine.receive_data(data)
-            self._received()
+            self._turns.begin()
 
     def get_buffer(self) -> memoryview | None:
         """Return where to read to; None for ``dataReceived``."""
@@ -131,13 +131,7 @@ class StationProtocol(Protocol):
     def buffer_updated(self, size: int) -> None:
         """Take what has been read to the buffer."""
         self._machine.buffer_updated(size)
-        self._received()
-
-    def _received(self) -> None:
-        with self._turn:
-            self._handle_events()
-            if self._watch is not None:
-                self._watch.received()
+        self._turns.begin()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -148,6 +142,7 @@ class StationProtocol(Protocol):
         """End every open flow: a close without an END is never the end of a flow."""
         if not self._leaving and (failed := failure_text(reason.value)):
             _log.warn("the connection from {peer} ended: {text}", peer=self.peer, text=failed)
+        self._turns.finish()
         self._leaving = True
         if self._watch is not None:
             self._watch.forget()
@@ -158,7 +153,7 @@ class StationProtocol(Protocol):
             where = " in the middle of a frame" if self._machine.mid_frame else ""
             why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
             self._machine.drop_input()
-            self._lose_sessions(partial(_cut, why), for_good=False)
+            self._lose_sessions(partial(cut, why), for_good=False)
         self._server.left(self)
 
     # What sessions call (the Carrier)
@@ -167,7 +162,7 @@ class StationProtocol(Protocol):
         """Call *function* in the reactor's thread. Callable from any thread."""
         self._turn.call(function)
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Any:
         """Call *function* after some seconds; what is returned has ``cancel()``."""
         return self._server.reactor.callLater(seconds, function)
 
@@ -210,7 +205,7 @@ class StationProtocol(Protocol):
             self._lose_sessions(lambda _: error)
         else:
             self._machine.fail(error)
-            text = _escaped(f"{error.code}: {error}")
+            text = escaped(f"{error.code}: {error}")
             _log.warn("closing the connection from {peer}: {text}", peer=self.peer, text=text)
             self._lose_sessions(lambda _: error)
             self._close()
@@ -255,11 +250,8 @@ class StationProtocol(Protocol):
 
     def recognise(self, flow_id: int) -> None:
         """Give the flow its full windows: its client is known now."""
-        alarm = self._unknown.pop(flow_id, None)
-        if alarm is not None:
-            alarm.cancel()
-            self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
-            self._flush()
+        self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
+        self._flush()
 
     # What the factory calls
 
@@ -267,7 +259,7 @@ class StationProtocol(Protocol):
         """Break off the open flows, tell the client why, and close."""
         for session in list(self._sessions.values()):
             session.flush()  # A result that is there is not to be lost.
-        self._lose_sessions(partial(_cut, why))
+        self._lose_sessions(partial(cut, why))
         self._leave("draining", why)
 
     def drain(self, why: str) -> None:
@@ -291,7 +283,19 @@ class StationProtocol(Protocol):
 
     # Events, each of a flow that has its session: the machine tells of no other
 
-    def _handle_events(self) -> None:
+    def _work(self, pace: Pace | None) -> bool:
+        """Handle what has come; return whether that was all."""
+        with self._turn:
+            done = self._handle_events(pace)
+            if self._watch is not None:
+                self._watch.received()
+        return done
+
+    def _read(self, more: bool) -> None:
+        self.transport.resumeProducing() if more else self.transport.pauseProducing()
+
+    def _handle_events(self, pace: Pace | None) -> bool:
+        event: Event | None = None
         try:
             # A coroutine that gets an event may stop the server.
             while not self._leaving and (event := self._machine.next_event()):
@@ -299,13 +303,16 @@ class StationProtocol(Protocol):
                     self._arrived(event.flow_id)
                 if handle := self._HANDLERS.get(type(event)):
                     handle(self, event)
+                if pace is not None and pace.over:
+                    break
         except RemoteProtocolError as error:
             self.break_off(error)
-        else:
-            self._flush()
-            if self._watch is not None and self._watch.unread > MAX_REPLIES:
-                self._drown()
-            self._settle()
+            return True
+        self._flush()
+        if self._watch is not None and self._watch.unread > MAX_REPLIES:
+            self._drown()
+        self._settle()
+        return self._leaving or event is None
 
     def _hello(self, event: HelloReceived) -> None:
         self.max_packet = event.max_packet
@@ -336,7 +343,7 @@ class StationProtocol(Protocol):
     def _start(self, session: Session) -> None:
         if self._server.gate is not None:
             expel = partial(refuse, session)
-            self._unknown[session.flow_id] = self._alarm(self.limits.handshake_timeout, expel)
+            session.stranger = self._alarm(self.limits.handshake_timeout, expel)
         if not self._server.start(session):
             limit = self._server.max_handlers
             text = f"all {limit} handlers of the server are busy (its max_handlers)"
@@ -374,7 +381,7 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].end()
 
     def _aborted(self, event: FlowAborted) -> None:
-        name, count = _escaped(event.error_class, MAX_TEXT), event.count
+        name, count = escaped(event.error_class, MAX_TEXT), event.count
         text = f"the client's generator failed with {name} after {count} packets"
         error = ClientError(text, error_class=name, sent=count)
         self._sessions[event.flow_id].fail(error, "cancelled")
@@ -390,7 +397,7 @@ class StationProtocol(Protocol):
 
     def _gone(self, event: GoAwayReceived) -> None:
         if event.code not in ("", "draining"):
-            code, text = _escaped(event.code), _escaped(event.message)
+            code, text = escaped(event.code), escaped(event.message)
             _log.warn("{peer} gave up with {code}: {text}", peer=self.peer, code=code, text=text)
 
     _HANDLERS: ClassVar[dict[type[Event], Callable[[StationProtocol, Any], None]]] = {
@@ -414,7 +421,7 @@ class StationProtocol(Protocol):
 
     def _forget(self, flow_id: int) -> None:
         session = self._sessions.pop(flow_id, None)
-        for alarm in filter(None, (self._unknown.pop(flow_id, None), session and session.deadline)):
+        for alarm in filter(None, (session and session.stranger, session and session.deadline)):
             alarm.cancel()
 
     def _lose_sessions(
@@ -435,14 +442,14 @@ class StationProtocol(Protocol):
         code, text = overdue.code, overdue.text
         log = _log.info if code == "idle_timeout" else _log.warn
         log("closing the connection to {peer}: {text}", peer=self.peer, text=text)
-        self._lose_sessions(partial(_cut, text), for_good=False)
+        self._lose_sessions(partial(cut, text), for_good=False)
         self._leave(code, text)
 
     def _drown(self) -> None:
         """Break off a connection whose client asks and asks, and reads no answer."""
         text = f"more than {MAX_REPLIES} bytes of answers wait for the client (MAX_REPLIES)"
         _log.warn("aborting the connection to {peer}: {text}", peer=self.peer, text=text)
-        self._lose_sessions(partial(_cut, text))
+        self._lose_sessions(partial(cut, text))
         self._leaving = True
         self.abort()
 
@@ -490,14 +497,3 @@ class StationProtocol(Protocol):
     def _write(self, out: list[bytes]) -> None:
         if out and not self._leaving:
             self._direct.write(out)
-
-
-def _cut(why: str, session: Session) -> BadFlowEnding:
-    what = "result" if session.whole else "flow"
-    text = f"{why}, before the {what}; {session.received} packets had come"
-    return BadFlowEnding(text, received=session.received)
-
-
-def _escaped(text: str, most: int = LOGGED) -> str:
-    """Return what a client sent as it may stand in a log: a part of one line, in ASCII."""
-    return text[:most].encode("unicode_escape").decode()[:most]

@@ -107,8 +107,9 @@ class CoConversation(Counted):
             stream.send()
             stream.flush()
             while stream.pending and not stream.over:
-                self._collect(stream)
-                await stream.changed()
+                since = stream.changes
+                await self._collect(stream)
+                await stream.changed(since)
                 stream.send()
                 stream.flush()
         except BaseException:
@@ -119,7 +120,7 @@ class CoConversation(Counted):
         self._check_open("send")  # Another task may have given it up.
         if not stream.wanted:
             if stream.result is not None:
-                self._finish(stream)
+                await self._finish(stream)
             over = self._finished
             did, code = ("succeeded", "answered") if over else ("closed its flow", "stopped")
             text = f"the handler has {did} already: it takes no more"
@@ -140,11 +141,11 @@ class CoConversation(Counted):
             if self._finished:
                 return None
             stream = self._check_open("receive")
-            self._received.extend(stream.take())
+            self._received.extend(await stream.take())
             if self._received:
                 break
             if stream.result is not None:
-                self._finish(stream)
+                await self._finish(stream)
             elif stream.error is not None:
                 raise stream.error
             elif left is None:
@@ -164,11 +165,12 @@ class CoConversation(Counted):
             stream.end()
             stream.flush()
             while stream.result is None:
-                self._collect(stream)
+                since = stream.changes
+                await self._collect(stream)
                 if stream.error is not None:
                     raise stream.error
-                await stream.changed()
-            self._finish(stream)
+                await stream.changed(since)
+            await self._finish(stream)
         return self._value
 
     def _leave(self, error: BaseException | None = None) -> None:
@@ -220,16 +222,17 @@ class CoConversation(Counted):
             raise LocalProtocolError(f"{what}: the flow is over", code="flow_over")
         return stream
 
-    def _collect(self, stream: Stream) -> None:
+    async def _collect(self, stream: Stream) -> None:
         """Take every message that has come."""
-        while packets := stream.take():
+        while packets := await stream.take():
             self._received.extend(packets)
 
-    def _finish(self, stream: Stream) -> None:
+    async def _finish(self, stream: Stream) -> None:
         """Take the result: keep the value of a success, raise the error of anything else."""
         try:
-            self._collect(stream)
-            self._value = self._run.outcome(stream)["message"]
-            self._finished = True
+            await self._collect(stream)
+            if not self._finished:  # Another task may have been as far.
+                self._value = self._run.outcome(stream)["message"]
+                self._finished = True
         finally:
             self._leave()

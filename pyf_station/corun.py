@@ -186,12 +186,12 @@ class CallRun(FlowRun):
             stream.flush()
         while True:
             since = stream.changes
-            step = self._departures(), stream.take()
+            step = self._departures(), await stream.take()
             if any(step):
                 return step
             if stream.result is not None:
                 await pump.settle()
-                step = self._departures(), stream.take()
+                step = self._departures(), await stream.take()
                 return step if any(step) else None
             if stream.error is not None:
                 raise stream.error

@@ -10,8 +10,9 @@ from operator import length_hint
 from queue import SimpleQueue
 from typing import Any
 
-from twisted.internet.defer import DeferredQueue
+from twisted.internet.defer import Deferred, DeferredQueue
 
+from pyf.station.pace import Decoder
 from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError
@@ -162,6 +163,12 @@ def _refuse(error: RemoteProtocolError) -> list[dict[str, Any]]:
     raise error
 
 
+def _next_turn(session: Session) -> Deferred[None]:
+    turn: Deferred[None] = Deferred()
+    session.carrier.call_later(0.0, lambda: turn.callback(None))
+    return turn
+
+
 def _in_list(item: Item) -> list[Item]:
     return [item]
 
@@ -175,6 +182,12 @@ class AsyncFlow(_Reader):
     def __init__(self, session: Session, inbox: DeferredQueue[Item]) -> None:
         super().__init__(session)
         self._inbox = inbox
+        # By way of the session: its carrier may be another one then.
+        self._decoder = Decoder(
+            session.carrier.clock,
+            lambda function: session.carrier.call_in_thread(function),  # noqa: PLW0108 - as above
+            lambda: _next_turn(session),
+        )
 
     async def __aiter__(self) -> AsyncGenerator[Packet]:
         # A generator: a packet costs no coroutine.
@@ -212,19 +225,23 @@ class AsyncFlow(_Reader):
         self._prepare()
         session.reading = True
         try:
+            coming = self._inbox.get()
+            waits = not coming.called
             # In a list: anext() with a default takes a tuple that is sent to it for arguments.
-            [item] = await self._inbox.get().addCallback(_in_list)
+            [item] = await coming.addCallback(_in_list)
+            if waits:
+                self._decoder.pace.begin()
             decode = await self._decoded(item)
         finally:
             session.reading = False
         return self._accept(item, decode)
 
     async def _decoded(self, item: Item) -> Decode | None:
-        """Have a thread decode *item* if that takes long; return what then gives its packets."""
-        if not (isinstance(item, Batch) and item.heavy):
+        """Decode *item*, if it is a batch; return what then gives its packets."""
+        if not isinstance(item, Batch):
             return None
         try:
-            packets = await self._session.carrier.call_in_thread(item.decode_maps)
+            packets = await self._decoder.run(item.decode_maps, heavy=item.heavy)
         except RemoteProtocolError as error:
             return partial(_refuse, error)
         return lambda: packets
@@ -296,9 +313,9 @@ class Client(_Client):
         """End the flow badly: the client gets a ServerError.
 
         A str is for the client to read. Of an exception, or a class of them, it learns the class
-        and an error id, under which the server's log has the stack. Its text goes to the client and
-        into the log only where the server has ``expose_errors=True``. Raises as ``success`` does,
-        and TypeError for what is neither.
+        and an error id, under which the server's log has the stack. Its text goes to the client,
+        and either text into the log, only where the server has ``expose_errors=True``. Raises as
+        ``success`` does, and TypeError for what is neither.
         """
         self._session.report_error(error)
 

@@ -39,6 +39,7 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
     ResultReceived,
@@ -371,6 +372,8 @@ class KeptLink:
                 self.consumed = event.consumed
                 self.result = event
                 self.wanted = False
+            case LateResult():
+                self._handle(event.decode())
             case PongReceived():
                 self._ponged = True
             case HelloReceived():

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 from pyf.station.loop import Loop
 from pyf.station.outcome import lost, refusal
+from pyf.station.pace import Pace, Turns
 from pyf.station.stream import Resumable, Stream, extent
 from pyf.station.watch import Alarm, Watch
 from pyf.transport import (
@@ -31,6 +32,7 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
     ResultReceived,
@@ -53,8 +55,9 @@ class Multiplex:
     """The flows of one connection, on a *transport* that has connected.
 
     The transport has Twisted's names: ``writeSequence``, ``loseConnection``, ``abortConnection``,
-    ``registerProducer``, ``unregisterProducer``. Whoever made it calls ``received()`` and
-    ``lost()``. *greeted* is called once the server has introduced itself.
+    ``pauseProducing``, ``resumeProducing``, ``registerProducer``, ``unregisterProducer``. Whoever
+    made it calls ``received()`` and ``lost()``. *greeted* is called once the server has introduced
+    itself.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Multiplex:
     ) -> None:
         limits = replace(limits, idle_timeout=PATIENCE * limits.idle_timeout)
         self.loop: Loop = loop
-        self.machine: Connection = Connection(Role.CLIENT, limits)
+        self.machine: Connection = Connection(Role.CLIENT, limits, loop.clock)
         self.transport: Any = transport
         self.congested: bool = False
         """Whether the transport holds enough for now."""
@@ -80,6 +83,7 @@ class Multiplex:
         self._leaving = False
         self._emptied: list[Callable[[], None]] = []
         self._last_wait: Alarm | None = None
+        self._turns = Turns(loop.clock, loop.callLater, self._work, self._read)
         self._watch: Watch | None = Watch(
             *(loop, loop.clock, self.machine, self),
             flush=self.flush,
@@ -166,23 +170,34 @@ class Multiplex:
 
     def received(self, data: bytes) -> None:
         """Take what came."""
-        if self._leaving:
-            return
-        self.machine.receive_data(data)
+        if not self._leaving:
+            self.machine.receive_data(data)
+            self._turns.begin()
+
+    def _work(self, pace: Pace | None) -> bool:
+        """Handle what has come; return whether that was all."""
+        event: Event | None = None
         try:
-            while (event := self.machine.next_event()) and not self._leaving:
+            while not self._leaving and (event := self.machine.next_event()):
                 if handle := self._HANDLERS.get(type(event)):
                     handle(self, event)
+                if pace is not None and pace.over:
+                    break
         except RemoteProtocolError as error:
             self.fail(error)
-            return
+            return True
         self.flush()
         if self._watch is not None:
             self._watch.received()
         self._settle()
+        return self._leaving or event is None
+
+    def _read(self, more: bool) -> None:
+        self.transport.resumeProducing() if more else self.transport.pauseProducing()
 
     def lost(self, reason: str) -> None:
         """Note that the connection has ended."""
+        self._turns.finish()
         self.closed = True
         if self._watch is not None:
             self._watch.forget()
@@ -305,7 +320,7 @@ class Multiplex:
             stream.consumed = event.consumed
             self._make_room(stream)
 
-    def _result(self, event: ResultReceived) -> None:
+    def _result(self, event: ResultReceived | LateResult) -> None:
         if self.machine.flow_state(event.flow_id) is FlowState.ANSWERED:
             self.machine.cancel(event.flow_id)  # That is all it needs to be over on both sides.
         if stream := self._streams.pop(event.flow_id, None):
@@ -352,6 +367,7 @@ class Multiplex:
         CreditReceived: _credit,
         FlowStopped: _stopped,
         ResultReceived: _result,
+        LateResult: _result,
         PongReceived: _pong,
         GoAwayReceived: _go_away,
         SessionOpened: _session,

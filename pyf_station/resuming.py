@@ -38,6 +38,7 @@ from pyf.transport.events import (
     FlowResumed,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     ResultReceived,
     SessionOpened,
 )
@@ -224,9 +225,10 @@ class ResumingLink(Link):
         """Take what has come on a new connection; return whether it carries the flow now."""
         wire.write(machine.data_to_send)
         machine.receive_data(wire.read() or b"")
+        opens = FlowResumed | SessionOpened | ResultReceived | LateResult
         adopted = False
         while event := machine.next_event():
-            if isinstance(event, FlowResumed | SessionOpened | ResultReceived) and not adopted:
+            if isinstance(event, opens) and not adopted:
                 adopted = True
                 self._adopt(wire, machine, flow_id)
                 for each in self._heard:

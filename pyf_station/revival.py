@@ -24,7 +24,7 @@ from pyf.transport import (
     FlowRefused,
     StationError,
 )
-from pyf.transport.events import FlowRejected, ResultReceived
+from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.resume import FlowMachine, Ticket
 
 
@@ -94,7 +94,7 @@ class ResumingStream(Resumable):
             self._cannot_go_on(event.code, event.message)
         self._answer(attached=False)
 
-    def answer(self, result: ResultReceived) -> None:
+    def answer(self, result: ResultReceived | LateResult) -> None:
         """Take the server's last word."""
         super().answer(result)
         self._answer(attached=True)

@@ -76,6 +76,8 @@ class Carrier(Protocol):
     expose_errors: bool
     max_packet: int
     """Bytes of the largest packet, or result, that the client takes."""
+    clock: Callable[[], float]
+    """The time of a clock that nobody sets, in seconds."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
@@ -133,6 +135,8 @@ class Session:
         """Packets that the client expects to send, where it knows."""
         self.deadline: Any = None
         """The alarm of the time that the client gave the call; it has ``cancel()``."""
+        self.stranger: Any = None
+        """The alarm of the time in which the client has to be known; likewise."""
         self.start: int = 0
         """Packets of a flow with a name that earlier sessions have handled for good."""
         self.progress: Progress | None = None
@@ -253,6 +257,13 @@ class Session:
         if ticking is not None:
             ticking.cancel()
 
+    def recognise(self) -> None:
+        """Note that its client is known now."""
+        if self.stranger is not None:
+            self.stranger.cancel()
+        if not self._closed:
+            self.carrier.recognise(self.flow_id)
+
     # What the handler does; callable from any thread
 
     def hurry(self) -> None:
@@ -296,17 +307,16 @@ class Session:
             error = error()  # As raise does.
         if not isinstance(error, BaseException | str):
             raise TypeError(f"an error is an exception or a str, not {error!r}")
-        facts = failure_facts(error, "handler_error", expose=self.carrier.expose_errors)
+        exposed = self.carrier.expose_errors
+        facts = failure_facts(error, "handler_error", expose=exposed)
         if isinstance(error, str):
             self._answer(facts)
-            text = error
         else:
             self._answer_failure(facts)
-            text = described(error, exposed=self.carrier.expose_errors)
         _log.info(
             "a handler reported error {error_id} to its client: {text}",
             error_id=facts["error_id"],
-            text=text,
+            text=described(error, exposed=exposed),
         )
 
     def report_failure(self, error: BaseException) -> None:

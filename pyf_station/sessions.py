@@ -27,6 +27,10 @@ from pyf.transport.resume import FlowMachine, Ticket, Tokens, Verdict
 TOKEN_BYTES: Final = 32
 """Bytes of a token: nobody guesses 256 bits."""
 
+UNSEEN: Final = 100
+"""Sessions that may wait for clients which never showed that they have a token: most of them never
+got it, and open the flow anew. They have no handler; the one that waits longest makes room."""
+
 _log: Final = Logger()
 
 
@@ -95,12 +99,16 @@ class Sessions:
         """Which run of the server this is."""
         self._server = server
         self._places: dict[bytes, Place] = {}
-        self._detached: set[Place] = set()
+        # In the order in which they began to wait.
+        self._detached: dict[Place, None] = {}
 
     @property
     def detached(self) -> int:
-        """How many wait for their client."""
-        return len(self._detached)
+        """How many wait for their client.
+
+        Those that are UNSEEN don't count.
+        """
+        return sum(place.started for place in self._detached)
 
     # What clients ask for
 
@@ -174,6 +182,8 @@ class Sessions:
         if verdict is Verdict.WRONG or carrier.identity != place.identity:
             self.end(place, "somebody came back who could not show that the flow is theirs")
             return "unknown_session", "there is no such session any more", True
+        if not place.flow.trusted:
+            return "unauthenticated", "the server does not know yet who the client is", False
         if not place.flow.can_go_on(event.received_back, event.first_available):
             self.end(place, "its client came back without what is missing")
             return "gap", "what one side lacks, the other one has forgotten", True
@@ -186,8 +196,11 @@ class Sessions:
         policy = self.policy
         if self._server.stopping or place.session.ending is not None:
             return False
-        size = place.flow.weight + sum(each.flow.weight for each in self._detached)
-        if self.detached >= policy.max_detached or size > policy.max_detached_bytes:
+        started = [each for each in self._detached if each.started]
+        size = place.flow.weight + sum(each.flow.weight for each in started)
+        if not place.started and policy.max_detached:
+            self._make_room()
+        elif len(started) >= policy.max_detached or size > policy.max_detached_bytes:
             _log.warn(
                 "a flow of {peer} ends with its connection: {n} flows of {size} bytes wait"
                 " (ResumePolicy.max_detached, max_detached_bytes)",
@@ -199,8 +212,14 @@ class Sessions:
         server = self._server
         expire = partial(self.end, place, f"its client did not come back within {policy.ttl:g} s")
         place.waiting = Alarm(server.reactor, server.clock, policy.ttl, expire)
-        self._detached.add(place)
+        self._detached[place] = None
         return True
+
+    def _make_room(self) -> None:
+        """Forget what has waited longest for a client that may never have had its token."""
+        waiting = [each for each in self._detached if not each.started]
+        if len(waiting) >= UNSEEN:
+            self.end(waiting[0], "its client never came")
 
     def weigh(self, place: Place) -> None:
         """Note that a session has its result: one that waits may be too large with it."""
@@ -231,7 +250,14 @@ class Sessions:
         place.carrier.lose(place.session, error)
 
     def _attach(self, place: Place) -> None:
-        self._detached.discard(place)
+        self._detached.pop(place, None)
         waiting, place.waiting = place.waiting, None
         if waiting is not None:
             waiting.cancel()
+
+
+def cut(why: str, session: Session) -> BadFlowEnding:
+    """Return the error of a flow whose connection has ended."""
+    what = "result" if session.whole else "flow"
+    text = f"{why}, before the {what}; {session.received} packets had come"
+    return BadFlowEnding(text, received=session.received)

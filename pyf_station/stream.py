@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from pyf.station.loop import Loop
 from pyf.station.outcome import lost
+from pyf.station.pace import Decoder, in_thread, next_turn
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
 from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
-from pyf.transport.events import FlowRejected, ResultReceived
+from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.frames import Batch
 from pyf.transport.pieces import Encoded
 from pyf.transport.resume import FlowMachine, Ticket
@@ -78,6 +80,9 @@ class Stream:
         """Packets of the flow that are not asked for: earlier sessions have handled them."""
         self.move(carrier, flow_id)
         self._messages: deque[Batch] = deque()
+        self._taking = False
+        loop = carrier.loop
+        self._decoder = Decoder(loop.clock, partial(in_thread, loop), partial(next_turn, loop))
         self._wakes: list[Callable[[], None]] = []
 
     def move(self, carrier: Carrier, flow_id: int) -> None:
@@ -93,7 +98,7 @@ class Stream:
     @property
     def has_news(self) -> bool:
         """Whether something has come that nobody has taken, or nothing will."""
-        return bool(self._messages) or self.has_ended
+        return bool(self._messages) or self._taking or self.has_ended
 
     @property
     def has_ended(self) -> bool:
@@ -134,19 +139,28 @@ class Stream:
         """Have the server say that it has all that was sent so far."""
         self._carrier.ping_for(self)
 
-    def take(self) -> list[Packet]:
+    async def take(self) -> list[Packet]:
         """Return the packets of one batch that has come, none if none has.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
+        while self._taking:  # Another task is at the batch before.
+            await self.changed()
         if not self._messages:
             return []
         batch = self._messages.popleft()
+        self._taking = True
         try:
-            packets = list(batch.decode())
+            packets = await self._decoder.run(lambda: list(batch.decode()), heavy=batch.heavy)
         except RemoteProtocolError as error:
             self._carrier.fail(error)
             raise
+        except BaseException:
+            self._messages.appendleft(batch)  # It is not lost on whoever asks next.
+            raise
+        finally:
+            self._taking = False
+            self.touch()
         self._carrier.consume(self._flow_id, batch)
         return packets
 
@@ -184,11 +198,25 @@ class Stream:
         self._messages.append(batch)
         self.touch()
 
-    def answer(self, result: ResultReceived) -> None:
+    def answer(self, result: ResultReceived | LateResult) -> None:
         """Take the server's last word."""
+        if isinstance(result, LateResult):
+            self.wanted = False
+            self._carrier.loop.spawn(self._decode(result))
+            return
         self.consumed = result.consumed
         self.result = result
         self.stop()
+
+    async def _decode(self, result: LateResult) -> None:
+        try:
+            found = await self._decoder.run(result.decode, heavy=True)
+        except RemoteProtocolError as error:
+            self._carrier.fail(error)
+            self.fail(error)
+        else:
+            if self.error is None:
+                self.answer(found)
 
     def stop(self) -> None:
         """Send no more: the handler wants no more."""
@@ -223,6 +251,7 @@ class Stream:
         waiting, wake = self._carrier.loop.waiter()
         self._wakes.append(wake)
         await waiting
+        self._decoder.pace.begin()
 
     async def until(self, condition: Callable[[], object], seconds: float) -> bool:
         """Wait until *condition* holds, *seconds* at the most; return whether it does."""

@@ -107,7 +107,8 @@ class Trunk:
         failure: BaseException | None = None
         try:
             self._connection = await self._attempts()
-            self._connections.add(self._connection)
+            if not self._connection.closed:  # It may have ended already.
+                self._connections.add(self._connection)
         except BaseException as error:  # noqa: BLE001 - for those that wait
             failure = error
         if isinstance(failure, self.loop.cancelled):

@@ -95,6 +95,7 @@ ROOMS = (
             "pyf.station.joint",
             "pyf.station.multiplex",
             "pyf.station.stream",
+            "pyf.station.pace",
             "pyf.station.loop",
             "pyf.station.base",
             "pyf.station.revival",
@@ -143,7 +144,7 @@ ROOMS = (
             "pyf.transport.packet",
         ),
     ),
-    Room("ground", ("pyf.transport.limits", "pyf.transport.errors")),
+    Room("ground", ("pyf.transport.compiled", "pyf.transport.limits", "pyf.transport.errors")),
 )
 
 # What `transport` may not import: it never waits, and never asks what time it is.

@@ -42,6 +42,15 @@ cdef extern from "Python.h":
     object PyObject_CallOneArg(object function, object argument)
     void PyObject_GC_UnTrack(void* value)
     int PY_VERSION_HEX
+    void PyObject_GC_Track(void* value)
+    uint32_t PyUnicode_MAX_CHAR_VALUE(object text)
+    object PyUnicode_New(Py_ssize_t length, uint32_t most)
+    Py_ssize_t PyUnicode_CopyCharacters(
+        object to, Py_ssize_t at, object text, Py_ssize_t start, Py_ssize_t length
+    ) except -1
+    object PyUnicode_DecodeUTF8Stateful(
+        const char* text, Py_ssize_t size, const char* errors, Py_ssize_t* consumed
+    )
 
 import_datetime()
 
@@ -52,6 +61,9 @@ cdef enum:
     WIDE = 65536  # elements of a container that are left to it
     DEPTH = 128  # levels of C calls that any thread's stack has room for
     KEYS = 1024
+    BREATH = 1024  # values
+    EACH = 64  # bytes of an extension that count as a value
+    PIECE = 1 << 20  # bytes of a text that are decoded at once
     LONGEST_KEY = 32
     BIG_INTEGER = 1
     DECIMAL = 2
@@ -379,6 +391,7 @@ cdef struct Reader:
     const unsigned char* at
     const unsigned char* end
     Py_ssize_t owed  # values that have been announced and not been read: a byte each at least
+    Py_ssize_t breath  # what may be done before other threads have a turn
 
 
 cdef class _Beyond(Exception):
@@ -392,15 +405,39 @@ def decode_maps(data, Py_ssize_t count, bounds=codec.BOUNDS):
     codec.census.check(data, bounds)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        reader.at = <const unsigned char*>view.buf
-        reader.end = reader.at + view.len
-        reader.owed = 0
+        begin(&reader, &view)
         return take_packets(&reader, count)
     except Exception:
         pass  # Python's codec finds out why.
     finally:
         PyBuffer_Release(&view)
     return codec.decode_maps(data, count, bounds)
+
+
+def decode(data, bounds=codec.BOUNDS):
+    """Return the one value in *data*; see ``pyf.transport.codec.decode``."""
+    cdef Py_buffer view
+    cdef Reader reader
+    codec.census.check(data, bounds)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        begin(&reader, &view)
+        reader.owed = 1
+        value = take(&reader, 0)
+        if reader.at == reader.end:
+            return value
+    except Exception:
+        pass  # Python's codec finds out why.
+    finally:
+        PyBuffer_Release(&view)
+    return codec.decode(data, bounds)
+
+
+cdef inline void begin(Reader* reader, Py_buffer* view):
+    reader.at = <const unsigned char*>view.buf
+    reader.end = reader.at + view.len
+    reader.owed = 0
+    reader.breath = BREATH
 
 
 cdef list take_packets(Reader* reader, Py_ssize_t count):
@@ -410,6 +447,7 @@ cdef list take_packets(Reader* reader, Py_ssize_t count):
         raise _Beyond
     owe(reader, count)
     found = PyList_New(count)
+    PyObject_GC_UnTrack(<void*>found)  # Until it is whole, nobody is to find it.
     for index in range(count):
         head = take_byte(reader)
         packet = make(Packet)
@@ -425,6 +463,7 @@ cdef list take_packets(Reader* reader, Py_ssize_t count):
             raise _Beyond
         Py_INCREF(packet)
         PyList_SET_ITEM(found, index, packet)
+    PyObject_GC_Track(<void*>found)
     if reader.at != reader.end:
         raise _Beyond
     return found
@@ -455,7 +494,17 @@ cdef inline const unsigned char* skip(Reader* reader, uint64_t size) except NULL
 
 cdef inline int take_byte(Reader* reader) except -1:
     reader.owed -= 1
+    reader.breath -= 1
+    if reader.breath < 0:
+        breathe(reader)
     return skip(reader, 1)[0]
+
+
+cdef int breathe(Reader* reader) except -1:
+    """Let another thread have a turn, if one waits: a frame may hold very many values."""
+    reader.breath = BREATH
+    codec.breathe()
+    return 0
 
 
 cdef inline uint64_t take_number(Reader* reader, int width) except? 0xFFFFFFFFFFFFFFFF:
@@ -532,7 +581,32 @@ cdef object take_real(Reader* reader, int head):
 
 
 cdef inline object take_text(Reader* reader, uint64_t size):
+    if size > PIECE:
+        return take_long_text(reader, size)
     return PyUnicode_DecodeUTF8(<const char*>skip(reader, size), <Py_ssize_t>size, NULL)
+
+
+cdef object take_long_text(Reader* reader, uint64_t size):
+    cdef const char* at = <const char*>skip(reader, size)
+    cdef Py_ssize_t taken, left = <Py_ssize_t>size
+    cdef Py_ssize_t length = 0, start = 0
+    cdef uint32_t most = 0
+    pieces = []
+    while left:
+        piece = PyUnicode_DecodeUTF8Stateful(at, min(left, PIECE), NULL, &taken)
+        if not taken:
+            raise _Beyond
+        pieces.append(piece)
+        length += PyUnicode_GET_LENGTH(piece)
+        most = max(most, PyUnicode_MAX_CHAR_VALUE(piece))
+        at += taken
+        left -= taken
+        breathe(reader)
+    text = PyUnicode_New(length, most)
+    for piece in pieces:
+        start += PyUnicode_CopyCharacters(text, start, piece, 0, PyUnicode_GET_LENGTH(piece))
+        breathe(reader)
+    return text
 
 
 cdef inline object take_raw(Reader* reader, uint64_t size):
@@ -545,10 +619,12 @@ cdef object take_list(Reader* reader, uint64_t count, int depth):
     if depth > DEPTH:
         raise _Beyond
     found = PyList_New(<Py_ssize_t>count)
+    PyObject_GC_UnTrack(<void*>found)  # Until it is whole, nobody is to find it.
     for index in range(<Py_ssize_t>count):
         value = take(reader, depth)
         Py_INCREF(value)
         PyList_SET_ITEM(found, index, value)
+    PyObject_GC_Track(<void*>found)
     return found
 
 
@@ -605,6 +681,7 @@ cdef inline bint is_text(object key, const unsigned char* at, Py_ssize_t size):
 cdef object take_extension(Reader* reader, uint64_t size):
     cdef int tag = skip(reader, 1)[0]
     cdef const unsigned char* at = skip(reader, size)
+    reader.breath -= <Py_ssize_t>(size // EACH)
     if tag == DECIMAL and size <= <uint64_t>MOST_DIGITS:
         text = PyUnicode_DecodeASCII(<const char*>at, <Py_ssize_t>size, NULL)
         return PyObject_CallOneArg(Decimal, text)

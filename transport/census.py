@@ -6,10 +6,13 @@ is not looked at, so ordinary traffic pays nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 
+from pyf.transport.compiled import compiled
 from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
-from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, Limits
+from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB, Limits
 
 # Bytes of CPython's objects, with the pointer in the list or dict that holds them.
 _SHARED = 8
@@ -23,12 +26,15 @@ _EXTENSION = 120
 _DEAREST = _CONTAINER + _CONTAINER + _FIRST_ENTRIES
 """The most that one encoded byte can cost: a map, and the Packet that it is copied to."""
 
-_BIG_INTEGER, _DECIMAL = 1, 2
+_NUMBERS = (1, 2)
+"""The tags of integers beyond 64 bits and Decimals."""
 
-QUICK_BYTES = 64 * KIB
-"""Bytes of values that are decoded in 30 ms, whatever they are."""
+QUICK_BYTES = 16 * KIB
+"""Bytes of values that are decoded in 10 ms, whatever they are."""
 QUICK_VALUES = 8192
-"""How many are decoded in 10 ms, however long they are, and counted in 5."""
+"""How many are decoded in 10 ms, however long they are."""
+QUICK_COPY = 4 * MIB
+"""Bytes that are copied in 10 ms."""
 QUICK_NUMBER = KIB
 """Bytes of a number that takes no longer to make than many others."""
 
@@ -107,6 +113,70 @@ def _forms() -> list[_Form]:
 _FORMS = _forms()
 
 
+class Finding(IntEnum):
+    """What a walk over values comes to: a bound that they pass, or none."""
+
+    ALONE = 0
+    """There is one value and nothing else."""
+    MORE = 1
+    """Something is missing, or follows."""
+    ANNOUNCED = 2
+    NUMBER = 3
+    MANY = 4
+    WEIGHT = 5
+    DEEP = 6
+
+
+class Walk:
+    """Goes over encoded values by the *forms* of their heads, without making any.
+
+    Called with the data and what it may cost (memory, objects, bytes of a number), it returns what
+    it found; and, where that passes a bound, the limit and the actual value.
+    """
+
+    def __init__(self, forms: Sequence[_Form]) -> None:
+        self._forms = forms
+
+    def __call__(
+        self, data: bytes | memoryview, memory: int, objects: int, number: int
+    ) -> tuple[int, int, int]:
+        """Return a Finding, limit and actual value."""
+        at = weight = count = 0
+        end = len(data)
+        left, outer = 1, list[int]()
+        while left and at < end:
+            size, cost, width, content, rate, items, inside, tagged = self._forms[data[at]]
+            if width:
+                length = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+                size += content * length
+                cost += rate * length
+                inside = items * length
+            if at + size + inside > end:
+                return Finding.ANNOUNCED, end - at, size + inside
+            digits = size - 2 - width
+            if tagged and digits > number and data[at + 1 + width] in _NUMBERS:
+                return Finding.NUMBER, number, digits
+            at += size
+            count += 1
+            weight += cost
+            if count > objects:
+                return Finding.MANY, objects, count
+            if weight > memory:
+                return Finding.WEIGHT, memory, weight
+            left -= 1
+            if inside:
+                outer.append(left)
+                left = inside
+                if len(outer) > MAX_NESTING:
+                    return Finding.DEEP, MAX_NESTING, len(outer)
+            while not left and outer:
+                left = outer.pop()
+        return (Finding.MORE if left or at != end else Finding.ALONE), 0, 0
+
+
+_walk: Walk = getattr(compiled("_census"), "Walk", Walk)(_FORMS)
+
+
 def check(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Raise RemoteProtocolError, with the facts, if the values in *data* cost more than *bounds*.
 
@@ -127,86 +197,57 @@ def weigh(data: bytes, bounds: Bounds) -> None:
 
 def is_heavy(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Return whether decoding *data* could keep an event loop busy for more than a moment."""
-    if len(data) <= QUICK_BYTES:
-        return False
-    try:
-        take_census(data, bounds._replace(objects=QUICK_VALUES, number=QUICK_NUMBER))
-    except RemoteProtocolError:
-        return True
-    return False
+    if not QUICK_BYTES < len(data) <= QUICK_COPY:
+        return len(data) > QUICK_COPY
+    objects = min(QUICK_VALUES, bounds.objects)
+    return _walk(data, bounds.memory, objects, QUICK_NUMBER)[0] > Finding.MORE
 
 
 def take_census(data: bytes | memoryview, bounds: Bounds) -> bool:
     """Do as ``check`` does, however short *data* is."""
-    at = weight = count = 0
-    end = len(data)
-    left, outer = 1, list[int]()
-    while left and at < end:
-        size, cost, width, content, rate, items, inside, tagged = _FORMS[data[at]]
-        if width:
-            length = int.from_bytes(data[at + 1 : at + 1 + width], "big")
-            size += content * length
-            cost += rate * length
-            inside = items * length
-        if at + size + inside > end:
-            raise _announced(at + size + inside - end, end - at)
-        if tagged:
-            _check_number(data, at + 1 + width, size - 2 - width, bounds.number)
-        at += size
-        count += 1
-        weight += cost
-        if count > bounds.objects:
-            raise _too_many(count, bounds)
-        if weight > bounds.memory:
-            raise _too_heavy(weight, bounds)
-        left -= 1
-        if inside:
-            outer.append(left)
-            left = inside
-            if len(outer) > MAX_NESTING:
-                raise _too_deep(len(outer))
-        while not left and outer:
-            left = outer.pop()
-    return not left and at == end
+    kind, limit, actual = _walk(data, bounds.memory, bounds.objects, bounds.number)
+    if kind <= Finding.MORE:
+        return kind == Finding.ALONE
+    text, code, option = _REFUSALS[Finding(kind)]
+    option = option or bounds.option
+    text = text.format(limit=limit, actual=actual, growth=GROWTH, option=option)
+    raise RemoteProtocolError(text, code=code, limit=limit, actual=actual, option=option)
 
 
-def _check_number(data: bytes | memoryview, tag_at: int, size: int, most: int) -> None:
-    if size > most and data[tag_at] in (_BIG_INTEGER, _DECIMAL):
-        text = f"a number of {size} bytes, where {most} are allowed (MAX_NUMBER)"
-        raise RemoteProtocolError(
-            text, code="malformed_value", limit=most, actual=size, option="MAX_NUMBER"
-        )
+class _Refusal(NamedTuple):
+    """What is said of a bound that was passed."""
+
+    text: str
+    code: str
+    option: str = ""
+    """That of the bounds, where it is empty."""
 
 
-def _announced(missing: int, there: int) -> RemoteProtocolError:
-    text = (
-        f"a value cannot be decoded: it announces {missing + there} bytes, but {there} are left in"
-        " its frame (Limits.max_packet)"
-    )
-    return RemoteProtocolError(
-        text, code="malformed_value", limit=there, actual=missing + there, option="max_packet"
-    )
-
-
-def _too_many(count: int, bounds: Bounds) -> RemoteProtocolError:
-    text = f"a frame holds more than {bounds.objects} values (Limits.max_objects)"
-    return RemoteProtocolError(
-        text, code="too_many_values", limit=bounds.objects, actual=count, option="max_objects"
-    )
-
-
-def _too_heavy(weight: int, bounds: Bounds) -> RemoteProtocolError:
-    text = (
-        f"the values of a frame would take more than {bounds.memory} bytes of memory,"
-        f" {GROWTH} times Limits.{bounds.option}"
-    )
-    return RemoteProtocolError(
-        text, code="too_many_values", limit=bounds.memory, actual=weight, option=bounds.option
-    )
-
-
-def _too_deep(depth: int) -> RemoteProtocolError:
-    text = f"a value cannot be decoded: it is nested deeper than {MAX_NESTING} levels (MAX_NESTING)"
-    return RemoteProtocolError(
-        text, code="malformed_value", limit=MAX_NESTING, actual=depth, option="MAX_NESTING"
-    )
+_REFUSALS: dict[Finding, _Refusal] = {
+    Finding.ANNOUNCED: _Refusal(
+        "a value cannot be decoded: it announces {actual} bytes, but {limit} are left in its frame"
+        " (Limits.max_packet)",
+        code="malformed_value",
+        option="max_packet",
+    ),
+    Finding.NUMBER: _Refusal(
+        "a number of {actual} bytes, where {limit} are allowed (MAX_NUMBER)",
+        code="malformed_value",
+        option="MAX_NUMBER",
+    ),
+    Finding.MANY: _Refusal(
+        "a frame holds more than {limit} values (Limits.max_objects)",
+        code="too_many_values",
+        option="max_objects",
+    ),
+    Finding.WEIGHT: _Refusal(
+        "the values of a frame would take more than {limit} bytes of memory, {growth} times"
+        " Limits.{option}",
+        code="too_many_values",
+    ),
+    Finding.DEEP: _Refusal(
+        "a value cannot be decoded: it is nested deeper than {limit} levels (MAX_NESTING)",
+        code="malformed_value",
+        option="MAX_NESTING",
+    ),
+}

@@ -43,6 +43,7 @@ _TIMEDELTA = Struct(">iII")
 _WORD = 64
 _FOLD = (b"\x00", b"\x01")
 _FINE_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)\.(\d{6})$")
+_FINEST = len("00+00:00:00.000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,10 @@ def _encode_moment(value: datetime | time) -> bytes:
 def _decode_moment(kind: type[datetime | time]) -> Callable[[bytes], datetime | time]:
     def decode_moment(data: bytes) -> datetime | time:
         text = data[1:].decode("ascii")
-        value = kind.fromisoformat(text).replace(fold=_FOLD.index(data[:1]))
-        if offset := _FINE_OFFSET.search(text):
+        value = kind.fromisoformat(text)
+        if data[:1] != _FOLD[0]:
+            value = value.replace(fold=_FOLD.index(data[:1]))
+        if len(text) >= _FINEST and (offset := _FINE_OFFSET.search(text)):
             # CPython takes an offset of less than a second for UTC.
             sign, *parts = offset.groups()
             hours, minutes, seconds, micros = map(int, parts)
@@ -253,6 +256,10 @@ def _name(kind: type) -> str:
 def _unsupported(value: Any, path: str, what: str) -> UnsupportedValue:
     name = _name(type(value))
     return UnsupportedValue(f"{path!r} {what} (type {name})", path=path, value_type=name)
+
+
+def breathe() -> None:
+    """Do nothing, in Python: where another thread waits for its turn, it gets that meanwhile."""
 
 
 def _restore(tag: int, data: bytes) -> Any:

@@ -28,12 +28,13 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
-    ResultReceived,
 )
 from pyf.transport.frames import OF_CONNECTION, Frame, FrameType
 from pyf.transport.limits import (
+    INITIAL_BYTES,
     MAX_SKIPPED,
     Limits,
 )
@@ -52,7 +53,9 @@ from pyf.transport.states import (
 class Connection(Continuation):
     """One end of a connection, in the given *role*, with the bounds it keeps.
 
-    Given a *clock*, a monotonic one, it also holds the peer to what it may do in a time.
+    Given a *clock*, a monotonic one, it also holds the peer to what it may do in a time. A server
+    that has to know the client of each flow first takes them for *strangers*: their packets are
+    small until it has called ``widen``.
     """
 
     state: ConnectionState
@@ -62,8 +65,10 @@ class Connection(Continuation):
         role: Role,
         limits: Limits | None = None,
         clock: Callable[[], float] | None = None,
+        *,
+        strangers: bool = False,
     ) -> None:
-        super().__init__(role, limits, clock)
+        super().__init__(role, limits, clock, strangers=strangers)
         if role is Role.CLIENT:
             self._send_hello()
 
@@ -103,6 +108,7 @@ class Connection(Continuation):
             census.weigh(encoded, self._bounds)
         payload = payloads.encode_open(header, timeout, waits, length_hint, resume, name)
         flow = self._add_flow(self._last_flow + 1)
+        flow.has_header = header is not None
         if resume is not None:
             flow.keep(resume)
         self._send(flow, FrameType.OPEN, payload)
@@ -166,10 +172,13 @@ class Connection(Continuation):
     def widen(self, flow_id: int, packets: int, size: int) -> None:
         """Grant credit for windows of *packets* and *size* bytes, larger than HELLO announced.
 
-        A flow that has been closed meanwhile is no error.
+        Its packets may have any size from now on. A flow that has been closed meanwhile is no
+        error.
         """
         flow = self._flows.get(flow_id)
         if flow is not None and flow.state not in DEAF[self.role]:
+            flow.trusted = True
+            self._trusted.add(flow_id)
             flow.receive.widen(packets, size)
             self._send_credit(flow)
 
@@ -309,6 +318,7 @@ class Connection(Continuation):
         self._peer_known = True
         self._peer_max_packet, self._peer_max_header = hello.max_packet, hello.max_header
         self._peer_window = (hello.window_packets, hello.window_bytes)
+        self._peer_first = hello.first_packet
         for flow in self._flows.values():
             flow.send.widen(*self._peer_window)
         if not self._hello_sent:
@@ -362,18 +372,15 @@ class Connection(Continuation):
         return FlowAbandoned(flow_id=flow.id) if wanted else None
 
     def _receive_result(self, frame: Frame) -> Event | None:
-        result = payloads.decode_result(frame.payload, self._packet_bounds)
-        consumed, messages, status, value, error = result
+        consumed, messages = frames.RESULT.unpack_from(frame.payload)
+        late = LateResult(flow_id=frame.flow, payload=frame.payload, bounds=self._packet_bounds)
+        event = late if late.heavy else late.decode()
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)
         if flow.kept is not None:
             self._out += frames.encode_frame(FrameType.ACK, flow.id)
-        if not wanted:
-            return None
-        return ResultReceived(
-            flow_id=flow.id, consumed=consumed, status=status, value=value, error=error
-        )
+        return event if wanted else None
 
     def _receive_credit(self, frame: Frame) -> Event | None:
         if self._gone(frame):
@@ -381,6 +388,7 @@ class Connection(Continuation):
         consumed, packets, size = frames.CREDIT.unpack(frame.payload)
         flow, wanted = self._advance(frame)
         flow.grant(consumed, packets, size)
+        flow.trusted |= self.role is Role.CLIENT
         return CreditReceived(flow_id=flow.id, consumed=consumed) if wanted else None
 
     def _receive_stop(self, frame: Frame) -> Event | None:
@@ -416,7 +424,10 @@ class Connection(Continuation):
 
     def _send_hello(self) -> None:
         self._hello_sent = True
-        self._out += frames.encode_frame(FrameType.HELLO, 0, payloads.encode_hello(self.limits))
+        self._out += frames.encode_frame(FrameType.HELLO, 0, self._hello())
+
+    def _hello(self) -> bytes:
+        return payloads.encode_hello(self.limits, INITIAL_BYTES if self._strangers else None)
 
     def _send_go_away(self, code: str, message: str) -> None:
         self._leaving = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyf.transport import payloads
+from pyf.transport import frames, payloads
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.events import (
     Event,
@@ -16,7 +16,7 @@ from pyf.transport.events import (
     SessionOpened,
 )
 from pyf.transport.frames import Frame, FrameType
-from pyf.transport.limits import MAX_FRAME, Limits
+from pyf.transport.limits import Limits
 from pyf.transport.machine import Machine
 from pyf.transport.resume import FlowMachine, Ticket
 from pyf.transport.states import FlowState, Role
@@ -26,9 +26,14 @@ class Continuation(Machine):
     """The part of a connection that carries flows on."""
 
     def __init__(
-        self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
+        self,
+        role: Role,
+        limits: Limits | None,
+        clock: Callable[[], float] | None,
+        *,
+        strangers: bool = False,
     ) -> None:
-        super().__init__(role, limits, clock)
+        super().__init__(role, limits, clock, strangers=strangers)
         self._resuming: dict[int, FlowMachine] = {}
 
     def flow(self, flow_id: int) -> FlowMachine:
@@ -94,12 +99,14 @@ class Continuation(Machine):
     def _go_on(self, flow_id: int, flow: FlowMachine, received: int) -> None:
         flow.id, flow.state = flow_id, FlowState.STREAMING
         self._flows[flow_id] = flow
+        if flow.trusted:
+            self._trusted.add(flow_id)
         self._send_credit(flow)
-        # All of it was sent under credit before, and no packet was too large.
-        pending = flow.rewind(received)
-        self._send_batches(flow, pending, MAX_FRAME)
         assert flow.kept is not None
-        assert not pending
+        flow.kept.acknowledge(received)
+        # All of it was sent under credit before.
+        for first, count, buffers in flow.kept.batches():
+            self._out += frames.encode_batch(self._batch_frame, flow.id, first, count, *buffers)
         words, flow.kept.last_words = flow.kept.last_words, []
         for word, payload in words:
             self._send(flow, word, *payload)

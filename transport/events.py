@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyf.transport.frames import Batch
+from pyf.transport import census, payloads
+from pyf.transport.census import Bounds
+from pyf.transport.frames import RESULT, Batch
 from pyf.transport.packet import Packet
 from pyf.transport.resume import Ticket
 
@@ -102,6 +104,32 @@ class ResultReceived(FlowEvent):
     """What the handler succeeded with."""
     error: dict[str, Any]
     """Facts of a failure: code, error_class, error_id, message, traceback; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateResult(FlowEvent):
+    """The server's last word on a flow, not decoded yet, where that takes long."""
+
+    payload: bytes
+    """That of the frame."""
+    bounds: Bounds
+    """What it may cost as objects."""
+
+    @property
+    def heavy(self) -> bool:
+        """Whether decoding it could keep an event loop busy for more than a moment."""
+        return census.is_heavy(memoryview(self.payload)[RESULT.size :], self.bounds)
+
+    def decode(self) -> ResultReceived:
+        """Return the result; raises RemoteProtocolError if it is none."""
+        result = payloads.decode_result(self.payload, self.bounds)
+        return ResultReceived(
+            flow_id=self.flow_id,
+            consumed=result.consumed,
+            status=result.status,
+            value=result.value,
+            error=result.error,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

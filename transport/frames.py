@@ -7,7 +7,7 @@ frame's first nine bytes have come.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from pyf.transport import census, codec, speed
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import HEADER_ROOM, LARGE, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import HEADER_ROOM, INITIAL_BYTES, LARGE, MAX_CONTROL, MAX_HELLO
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -169,6 +169,19 @@ class Batch(NamedTuple):
         return self._replace(first=first, packets=packets, payload=b"".join((head, rest)))
 
 
+def _check_first(length: int) -> None:
+    most = INITIAL_BYTES + BATCH.size
+    if length > most:
+        raise RemoteProtocolError(
+            f"a DATA frame of {length} bytes, where {most} are allowed before the flow's first"
+            " CREDIT (INITIAL_BYTES)",
+            code="frame_length",
+            limit=most,
+            actual=length,
+            option="INITIAL_BYTES",
+        )
+
+
 def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     """Return the batch in *payload*, its packets still encoded; raises RemoteProtocolError."""
     first, marker, count = BATCH.unpack_from(payload)
@@ -202,6 +215,9 @@ class FrameParser:
             FrameType.MESSAGE: (BATCH.size + 1, max_packet + BATCH.size),
             FrameType.RESULT: (RESULT.size + 1, max_packet + RESULT.size),
         }
+        self.known: Container[int] | None = None
+        """The flows whose DATA may have any length; None where all may. Others keep to
+        INITIAL_BYTES of packets."""
         self.allowed: Collection[FrameType] = (FrameType.HELLO, FrameType.GOAWAY)
         """Frames that may come now: before the first HELLO, no other is worth buffering."""
 
@@ -255,6 +271,8 @@ class FrameParser:
         length, number, flow = HEADER.unpack_from(head, at if head is chunk else 0)
         kind = _KNOWN.get(number)
         self._check(kind, number, length)
+        if kind is FrameType.DATA and self.known is not None and flow not in self.known:
+            _check_first(length)
         end = HEADER.size + length
         if self._size < end:
             self._needed = end

@@ -32,16 +32,28 @@ DEAF: dict[Role, tuple[FlowState, ...]] = {
 
 
 class Machine:
-    """The flows of one end of a connection, in the given *role*, with the bounds it keeps."""
+    """The flows of one end of a connection, in the given *role*, with the bounds it keeps.
+
+    Where they are of *strangers*, their packets are small until they are known.
+    """
 
     def __init__(
-        self, role: Role, limits: Limits | None, clock: Callable[[], float] | None
+        self,
+        role: Role,
+        limits: Limits | None,
+        clock: Callable[[], float] | None,
+        *,
+        strangers: bool = False,
     ) -> None:
         self.role: Role = role
         self.limits: Limits = limits_of(limits)
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
+        self._strangers = strangers
+        self._trusted: set[int] = set()
+        if strangers:
+            self._parser.known = self._trusted
         self._bounds = census.bounds(self.limits, "max_header")
         self._packet_bounds = census.bounds(self.limits, "max_packet")
         self._flows: dict[int, FlowMachine] = {}
@@ -57,6 +69,7 @@ class Machine:
         self._peer_known = False
         self._peer_max_packet = INITIAL_BYTES
         self._peer_max_header = INITIAL_BYTES
+        self._peer_first: int | None = None
         self._peer_window = (INITIAL_PACKETS, INITIAL_BYTES)
 
     def drop_input(self) -> None:
@@ -111,6 +124,7 @@ class Machine:
     def _add_flow(self, number: int) -> FlowMachine:
         receive = ReceiveWindow(self.limits.window_packets, self.limits.window_bytes)
         flow = FlowMachine(number, FlowState.IDLE, SendWindow(*self._peer_window), receive)
+        flow.trusted = self.role is Role.SERVER and not self._strangers
         self._flows[number] = flow
         self._last_flow = number
         return flow
@@ -118,6 +132,7 @@ class Machine:
     def _forget_closed(self, flow: FlowMachine) -> None:
         if flow.state is FlowState.CLOSED:
             del self._flows[flow.id]
+            self._trusted.discard(flow.id)
 
     def _flow(self, flow_id: int) -> FlowMachine:
         try:
@@ -129,9 +144,9 @@ class Machine:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         total = 0
         while pending:
-            batch = flow.send.take(pending, most)
+            batch = flow.send.take(pending, self._largest(flow, most))
             if not batch:
-                self._check_size(flow.send, pending, most)
+                self._check_size(flow, pending, most)
                 break
             if len(batch) == 1 and self.role is Role.CLIENT:
                 weigh(batch[0], self._packet_bounds)  # A server's handler has, in its own thread.
@@ -142,16 +157,24 @@ class Machine:
             self._out += frame
             flow.send.spend(len(batch), size)
             if flow.kept is not None:
-                flow.kept.add(batch, size)
+                flow.kept.add(len(batch), buffers, size)
             total += len(batch)
         return total
 
-    def _check_size(self, window: SendWindow, pending: Pending, most: int) -> None:
+    def _largest(self, flow: FlowMachine, most: int) -> int:
+        """Return how large a packet may be now, where any may have *most* bytes."""
+        first = self._peer_first
+        return most if flow.trusted or first is None else min(first, most)
+
+    def _check_size(self, flow: FlowMachine, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
-        size = len(pending[0])
-        if size > most and self._peer_known and window.open_packets > 0:
+        size, option = len(pending[0]), "max_packet"
+        if not (flow.has_header or flow.send.sent_packets):
+            # Without its header no flow is ever known.
+            most, option = self._largest(flow, most), "max_header"
+        if size > most and self._peer_known and flow.send.open_packets > 0:
             pending.popleft()
-            raise packet_too_large(size, most, "max_packet")
+            raise packet_too_large(size, most, option)
 
     def _opened(self, frame: Frame) -> FlowMachine:
         """Return the new flow of a frame that opens one."""

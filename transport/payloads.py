@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, NamedTuple
 
-from pyf.transport import codec, frames
+from pyf.transport import codec, frames, speed
 from pyf.transport.census import Bounds
 from pyf.transport.codec import BOUNDS
 from pyf.transport.errors import RemoteProtocolError
@@ -44,6 +44,7 @@ _HELLO: _Schema = {
     "window_packets": (int,),
     "window_bytes": (int,),
     "min_ping_interval": (float, _NONE),
+    "first_packet": (int, _NONE),
     "required": (list, _NONE),
     "software": (str, _NONE),
 }
@@ -97,6 +98,7 @@ class Hello(NamedTuple):
     window_packets: int
     window_bytes: int
     min_ping_interval: float
+    first_packet: int | None
     software: str
 
 
@@ -148,9 +150,9 @@ class Result(NamedTuple):
     error: dict[str, Any]
 
 
-def encode_hello(limits: Limits) -> bytes:
-    """Return the payload of a HELLO."""
-    fields = {
+def encode_hello(limits: Limits, first_packet: int | None = None) -> bytes:
+    """Return the payload of a HELLO; *first_packet* bytes are taken before the first CREDIT."""
+    fields: dict[str, Any] = {
         "max_packet": limits.max_packet,
         "max_header": limits.max_header,
         "window_packets": limits.window_packets,
@@ -159,6 +161,8 @@ def encode_hello(limits: Limits) -> bytes:
         "required": [],
         "software": SOFTWARE,
     }
+    if first_packet is not None:
+        fields["first_packet"] = first_packet
     head = frames.HELLO.pack(frames.MAGIC, frames.VERSION, frames.VERSION)
     return head + codec.encode_packet(fields)
 
@@ -178,7 +182,12 @@ def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
         text = f"the peer requires features that this side lacks: {names[:MAX_TEXT]}"
         raise RemoteProtocolError(text, code="required_feature")
     sizes = ("max_packet", "max_header", "window_bytes")
-    if fields["window_packets"] < INITIAL_PACKETS or any(fields[s] < INITIAL_BYTES for s in sizes):
+    first = fields["first_packet"]
+    if (
+        fields["window_packets"] < INITIAL_PACKETS
+        or any(fields[s] < INITIAL_BYTES for s in sizes)
+        or (first is not None and first < INITIAL_BYTES)
+    ):
         text = "the peer's HELLO announces limits below the least allowed"
         raise RemoteProtocolError(text, code="malformed_value")
     if fields["min_ping_interval"] is None:
@@ -350,7 +359,7 @@ def _decode_fields(
     payload: bytes, start: int, schema: _Schema, bounds: Bounds = BOUNDS
 ) -> dict[str, Any]:
     """Return the fields of *schema*, and in its order, from the map that begins at *start*."""
-    fields = codec.decode(memoryview(payload)[start:], bounds)
+    fields = speed.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
     found = {name: fields.get(name) for name in schema}

@@ -8,16 +8,16 @@ there is no credit either. Nothing is ever evicted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
 from typing import NamedTuple
 
+from pyf.transport import codec
 from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
 from pyf.transport.frames import Batch, FrameType
-from pyf.transport.pieces import Encoded
 from pyf.transport.states import FlowState
 from pyf.transport.window import ReceiveWindow, SendWindow
 
@@ -58,35 +58,35 @@ class Kept:
         """What this side has said to end the flow, in order."""
         self.heard: set[FrameType] = set()
         """What the peer has said to end it."""
-        self._batches: deque[tuple[Sequence[Encoded], int]] = deque()
+        self._batches: deque[tuple[int, list[bytes], int]] = deque()
 
-    def add(self, batch: Sequence[Encoded], size: int) -> None:
-        """Keep packets that were sent, *size* bytes in all."""
-        self._batches.append((batch, size))
+    def add(self, count: int, buffers: list[bytes], size: int) -> None:
+        """Keep *count* packets that were sent together, *size* bytes in all."""
+        self._batches.append((count, buffers, size))
         self.size += size
 
     def acknowledge(self, count: int) -> None:
         """Forget the packets before number *count*, which the peer has. A lower one is harmless."""
         batches = self._batches
         while self.first < count:
-            batch, size = batches[0]
-            if self.first + len(batch) <= count:
+            packets, buffers, size = batches[0]
+            done = min(packets, count - self.first)
+            if done == packets:
                 batches.popleft()
-                self.first += len(batch)
-            else:
-                left = batch[count - self.first :]
-                left_size = sum(map(len, left))
-                batches[0] = left, left_size
-                size -= left_size
-                self.first = count
+            else:  # Our own receivers count whole batches.
+                data = b"".join(buffers)
+                left = data[codec.skip(data, 0, done) :]
+                batches[0] = packets - done, [left], len(left)
+                size -= len(left)
+            self.first += done
             self.size -= size
 
-    def take_back(self) -> deque[Encoded]:
-        """Return all packets that are kept, to be sent again, and forget them."""
-        packets = deque(packet for batch, _ in self._batches for packet in batch)
-        self._batches.clear()
-        self.size = 0
-        return packets
+    def batches(self) -> Iterator[tuple[int, int, list[bytes]]]:
+        """Yield what is kept, to be sent again: number of the first packet, how many, buffers."""
+        first = self.first
+        for count, buffers, _ in self._batches:
+            yield first, count, buffers
+            first += count
 
 
 MAX_UNCONFIRMED = 16
@@ -150,6 +150,11 @@ class FlowMachine:
     receive: ReceiveWindow
     kept: Kept | None = None
     """What is kept so that it can go on over another connection; None where it cannot."""
+    trusted: bool = True
+    """Whether its packets may be as large as any: to a server that has to know its client first,
+    not before it has granted credit."""
+    has_header: bool = True
+    """Whether its header is no packet of it."""
 
     def keep(self, most: int) -> None:
         """From now on keep what is sent, *most* bytes at the most."""
@@ -212,14 +217,6 @@ class FlowMachine:
             and kept.first <= received <= self.send.sent_packets
             and first_available <= self.receive.received_packets
         )
-
-    def rewind(self, received: int) -> deque[Encoded]:
-        """Go back to packet number *received*; return those from there on, to be sent again."""
-        assert self.kept is not None
-        self.kept.acknowledge(received)
-        self.send.sent_packets = received
-        self.send.sent_bytes -= self.kept.size
-        return self.kept.take_back()
 
 
 def packet_too_large(size: int, limit: int, option: str) -> PacketTooLarge:

@@ -26,7 +26,7 @@ from benchmarks.contestant import (
     timed_async,
 )
 from benchmarks.statistics import spread
-from pyf.station import FlowServer, StationClient
+from pyf.station import FlowServer, ResumePolicy, StationClient
 
 
 def part(case: Case) -> Case:
@@ -126,6 +126,7 @@ ON_REACTOR = {"there": async_there, "back": async_back, "both": async_both, "tri
 class Station(Contestant):
     """The blocking client."""
 
+    resume: ResumePolicy | None = None
     tls = "tls" in inspect.signature(StationClient).parameters
 
     def __init__(
@@ -147,7 +148,7 @@ class Station(Contestant):
             key, chain = certificate.path("key"), certificate.path("certificate")
             description = f"ssl:0:interface={HOST}:privateKey={key}:certKey={chain}"
         endpoint: Any = endpoints.serverFromString(loop, description)
-        listening = endpoint.listen(FlowServer(self._handlers[case.kind]))
+        listening = endpoint.listen(FlowServer(self._handlers[case.kind], resume=self.resume))
         listening.addCallback(lambda port: announce(port.getHost().port))
         loop.run()
 
@@ -215,6 +216,22 @@ def sum_until_success(call: Any) -> int:
         if value is not True and "num" in value:
             found += value["num"]
     return found
+
+
+class SurvivingClient(StationClient):
+    """A client whose flows survive their connection."""
+
+    def call(self, *args: Any, **options: Any) -> Any:
+        return super().call(*args, resume=True, **options)
+
+
+class SurvivingStation(Station):
+    """The blocking client, with flows that survive their connection."""
+
+    resume = ResumePolicy()
+
+    def _client(self, port: int, case: Case) -> StationClient:
+        return SurvivingClient(HOST, port, True)
 
 
 class AsyncStation(Station):
@@ -392,6 +409,12 @@ CONTESTANTS = (
         "PyF.Station, coroutine handler",
         "The same, with `async for packet in flow` in a handler on the reactor.",
         ON_REACTOR,
+    ),
+    SurvivingStation(
+        "station-resume",
+        "PyF.Station, resume=True",
+        "The same as the first, with flows that survive their connection; nothing is cut.",
+        {kind: IN_THREAD[kind] for kind in ("there", "back", "both")},
     ),
     *(make() for module, make in OPTIONAL.items() if exists(module)),
 )

@@ -432,6 +432,7 @@ class FakeCarrier:
         self.turn = self._calls.turn
         self.run_until = self._calls.run_until
         self.advance = self._calls.advance
+        self.clock = self._calls.seconds
         self.delayed = self._calls.getDelayedCalls
 
     def call_soon(self, function: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """Nobody's flow reaches a handler before ``authenticate`` has said whose it is."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,13 @@ from pyf.station import (
     AuthenticationFailed,
     FlowServer,
     Packet,
+    PacketTooLarge,
     StationClient,
     shared_secrets,
 )
-from pyf.transport.events import CreditReceived
+from pyf.transport import encode_packet
+from pyf.transport.events import CreditReceived, GoAwayReceived
+from pyf.transport.frames import BATCH, HEADER, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
 
 HOST = "127.0.0.1"
@@ -166,6 +170,66 @@ def test_a_stranger_has_small_windows_and_the_known_have_large_ones(peer):
     assert client.machine.room(flow) == (limits.window_packets, limits.window_bytes)
     client.end(flow)
     assert client.result(flow).value == ["somebody", 1]
+
+
+@pytest.fixture
+def slowly() -> Iterator[Any]:
+    """
+    An authenticate that says yes once it is released; its release.
+    """
+    release = threading.Event()
+
+    def slow(header: Packet, peer: Any) -> str:
+        release.wait(10)
+        return "somebody"
+
+    yield slow, release
+    release.set()
+
+
+def test_a_stranger_sends_no_large_packet(peer, slowly):
+    """A frame of more than the initial credit is a breach before any of it is kept."""
+    slow, _ = slowly
+    client = peer(whoami, authenticate=slow)
+    flow = client.open({"a": 1})
+    head = HEADER.pack(INITIAL_BYTES + BATCH.size + 1, FrameType.DATA, flow)
+    client.protocol.dataReceived(head)
+    (gone,) = client.of(GoAwayReceived)
+    assert gone.code == "frame_length"
+
+
+@pytest.mark.parametrize("flow", [2, 9])
+def test_a_flow_that_is_not_there_has_no_large_packet_either(peer, flow):
+    """One that never was, and one of a client that is known on another flow."""
+    client = peer(whoami, authenticate=check)
+    known = client.open(TOKEN)
+    client.reactor.run_until(lambda: client.of(CreditReceived, known))
+    client.protocol.dataReceived(HEADER.pack(INITIAL_BYTES + 100, FrameType.DATA, flow))
+    (gone,) = client.of(GoAwayReceived)
+    assert gone.code == "frame_length"
+
+
+def test_a_large_packet_waits_until_its_sender_is_known(peer, slowly):
+    """No client has to know of it: the first credit of the flow lets it go."""
+    slow, release = slowly
+    client = peer(whoami, authenticate=slow)
+    flow = client.open({"a": 1})
+    pending = deque([encode_packet({"data": bytes(3 * INITIAL_BYTES)})])
+    assert client.machine.send_packets(flow, pending) == 0
+    release.set()
+    client.reactor.run_until(lambda: client.of(CreditReceived, flow))
+    assert client.machine.send_packets(flow, pending) == 1
+    client.end(flow)
+    assert client.result(flow).value == ["somebody", 2]
+
+
+def test_a_header_that_nobody_would_wait_for_is_not_sent(peer):
+    """It would have to be known to be sent, and to be sent to be known."""
+    client = peer(whoami, authenticate=check)
+    flow = client.open()
+    pending = deque([encode_packet({"data": bytes(INITIAL_BYTES)})])
+    with pytest.raises(PacketTooLarge, match="max_header"):
+        client.machine.send_packets(flow, pending)
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

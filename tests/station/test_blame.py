@@ -89,6 +89,8 @@ def test_what_is_exposed_is_all_there_is():
     error = raised()
     assert "ValueError: canary" in described(error, exposed=True)
     assert described(error, exposed=False) == stack(error)
+    assert described("canary", exposed=True) == "canary"
+    assert "canary" not in described("canary", exposed=False)
     assert type(failure(error, exposed=True)) is Failure
     assert isinstance(failure(error, exposed=False), Quiet)
 

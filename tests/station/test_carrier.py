@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from twisted.internet.tcp import Server
 from twisted.logger import LogLevel, globalLogPublisher
 
 from pyf.station import StationClient
-from pyf.transport import BadFlowEnding, Limits
+from pyf.station.pace import TURN
+from pyf.transport import BadFlowEnding, Limits, encode_packet
 from pyf.transport.budget import BUDGETS, Allowance
 from pyf.transport.events import GoAwayReceived, ResultReceived
 from pyf.transport.frames import FrameType, encode_frame
@@ -331,6 +333,37 @@ def test_a_client_that_pings_and_does_not_read_is_aborted_before_its_answers_pil
     size = len(client.transport.value())
     client.protocol.dataReceived(PING * pings)
     assert len(client.transport.value()) == size
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_takes_long_is_handled_in_turns_and_to_its_end(peer, hand_reactor, lost):
+    """Meanwhile nothing more is read; where the connection is lost, what came before counts."""
+    taken: list[int] = []
+
+    async def handler(flow: Any, client: Any) -> None:
+        async for packet in flow:
+            hand_reactor.rightNow += 2 * TURN
+            taken.append(packet.n)
+
+    client = peer(handler)
+    flow = client.open({"n": 0})
+    hand_reactor.advance(0)
+    reads: list[str] = []
+    client.transport.pauseProducing = lambda: reads.append("rest")
+    client.transport.resumeProducing = lambda: reads.append("read")
+    del taken[:]
+    for n in range(1, 4):
+        client.machine.send_packets(flow, deque([encode_packet({"n": n})]))
+    client.machine.end(flow)
+    client.pump()
+    assert (taken, reads) == ([1], ["rest"])
+    if lost:
+        client.lose()
+    else:
+        hand_reactor.advance(0)
+        assert client.result(flow).status == "success"
+    assert taken == [1, 2, 3]
+    assert reads == (["rest"] if lost else ["rest", "read"])
 
 
 @pytest.mark.usefixtures("no_budget")

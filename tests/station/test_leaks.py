@@ -67,6 +67,19 @@ def test_the_client_learns_no_text_of_a_failure(peer, lines, logged_errors):
     assert not [line for line in lines if CANARY in line]
 
 
+@pytest.mark.parametrize("exposed", [False, True])
+def test_a_text_for_the_client_reaches_it_and_no_log(peer, lines, exposed):
+    """What a handler tells its client is logged only where the server exposes errors."""
+
+    def reporting(flow: Any, client: Any) -> None:
+        client.error(f"no such account: {CANARY}")
+
+    result = peer(reporting, expose_errors=exposed).call({"token": 1})
+    assert result.error["message"] == f"no such account: {CANARY}"
+    assert any(result.error["error_id"] in line for line in lines)
+    assert any(CANARY in line for line in lines) is exposed
+
+
 def test_a_refused_token_is_nowhere(peer, lines):
     """Neither the header nor what authenticate says of it is written or logged."""
 
@@ -93,9 +106,9 @@ def test_what_a_peer_says_of_itself_is_one_short_line(peer, lines, where):
         machine._send_go_away(NASTY, NASTY)
         client.pump()
     elif where == "feature":
-        from pyf.station.carrier import _escaped
+        from pyf.station.blame import escaped
 
-        line = _escaped(NASTY)
+        line = escaped(NASTY)
         assert line.isascii()
         assert line.isprintable()
         assert len(line) <= 400

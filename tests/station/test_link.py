@@ -596,6 +596,17 @@ def test_a_result_in_front_of_the_close_stands(pair):
     link.wait()
 
 
+def test_a_result_of_many_values_is_taken_as_any_other(pair):
+    """It is decoded at once: there is no loop that others wait for."""
+    link, peer = pair
+    peer.expect(FlowOpened)
+    rows = [None] * 20_000
+    peer.finish(value=rows)
+    while link.result is None:
+        link.wait()
+    assert link.result.value == rows
+
+
 def test_what_a_server_said_is_read_though_writing_fails(pair):
     """
     A result that was read after a failed write stands too.

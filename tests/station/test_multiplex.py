@@ -12,6 +12,7 @@ from pyf.station.tx import ReactorLoop
 from pyf.transport import (
     Connection,
     ConnectionLost,
+    DeadlineExceeded,
     FlowRefused,
     Limits,
     LocalProtocolError,
@@ -22,6 +23,7 @@ from pyf.transport import (
     encode_packet,
 )
 from pyf.transport.events import Event, FlowAbandoned, FlowAborted, FlowEnded, PacketsReceived
+from pyf.transport.frames import RESULT, FrameType, encode_frame
 from pyf.transport.states import FlowState
 
 
@@ -133,8 +135,8 @@ def test_flows_share_the_connection(line):
     one.send(second, {"n": 2}, {"n": 3})
     assert [event.batch.packets for event in one.turn()] == [1, 2]
     one.say(2, {"m": 2})
-    assert first.take() == []
-    assert second.take() == [{"m": 2}]
+    assert waiting(first.take()) == [[]]
+    assert waiting(second.take()) == [[{"m": 2}]]
     one.server.finish(1, 1, "success", value="one")
     one.to_client()
     assert first.result is not None
@@ -349,8 +351,8 @@ def test_a_batch_that_cannot_be_decoded_ends_the_connection(line):
     stream = one.open()
     one.server.send_packets(1, deque([b"\xc1"]))
     one.to_client()
-    with pytest.raises(RemoteProtocolError):
-        stream.take()
+    (failure,) = waiting(stream.take())
+    assert failure.check(RemoteProtocolError)
     assert one.closed
 
 
@@ -413,3 +415,78 @@ def test_a_deadline_cancels_the_flow(line):
     assert "3 s" in str(stream.error)
     assert isinstance(one.to_server()[-1], FlowAbandoned)
     assert one.server.flow_state(1) is FlowState.ABANDONED
+
+
+HEAVY = {"rows": [None] * 20_000}
+
+
+def until(reactor: Any, condition: Any) -> None:
+    """
+    Let threads decode, and who waits for them go on, until *condition* holds.
+    """
+    while not condition():
+        if not reactor.turn():
+            reactor.run_until(reactor.getDelayedCalls)
+        reactor.advance(0)
+
+
+def test_heavy_messages_are_decoded_in_a_thread_and_come_in_order(line, hand_reactor):
+    """Another task that asks meanwhile gets those behind them."""
+    one = line()
+    stream = one.open()
+    one.say(1, HEAVY, {"n": 1})
+    one.say(1, {"n": 2})
+    first, second = waiting(stream.take()), waiting(stream.take())
+    assert (first, second) == ([], [])
+    assert stream.has_news
+    until(hand_reactor, lambda: first and second)
+    assert (first, second) == ([[HEAVY, {"n": 1}]], [[{"n": 2}]])
+
+
+def test_who_stops_waiting_for_a_heavy_message_loses_none(line, hand_reactor):
+    one = line()
+    stream = one.open()
+    one.say(1, HEAVY)
+    task = Deferred.fromCoroutine(stream.take())
+    results: list[Any] = []
+    task.addBoth(results.append)
+    task.cancel()
+    assert results
+    again = waiting(stream.take())
+    until(hand_reactor, lambda: again)
+    assert again == [[HEAVY]]
+
+
+def test_a_heavy_result_comes_as_any_other(line, hand_reactor):
+    """The flow is over for the server; here nothing more is sent, and nothing blocks."""
+    one = line()
+    stream = one.open()
+    one.server.finish(1, 0, "success", value=HEAVY)
+    one.to_client()
+    assert (stream.result, stream.wanted) == (None, False)
+    until(hand_reactor, lambda: stream.result)
+    assert stream.result.value == HEAVY
+
+
+def test_a_heavy_result_that_is_none_ends_the_connection(line, hand_reactor):
+    one = line()
+    stream = one.open()
+    other = one.open()
+    body = encode_packet({"status": 5, "value": HEAVY})
+    one.multiplex.received(b"".join(encode_frame(FrameType.RESULT, 1, RESULT.pack(0, 0), body)))
+    until(hand_reactor, lambda: one.closed)
+    for each in (stream, other):
+        assert isinstance(each.error, RemoteProtocolError)
+
+
+def test_a_result_that_comes_too_late_changes_nothing(line, hand_reactor):
+    """The call has been given up while its result was decoded."""
+    one = line()
+    stream = one.open()
+    one.server.finish(1, 0, "success", value=HEAVY)
+    one.to_client()
+    stream.expire()
+    hand_reactor.run_until(hand_reactor.getDelayedCalls)
+    hand_reactor.advance(0)
+    assert stream.result is None
+    assert isinstance(stream.error, DeadlineExceeded)

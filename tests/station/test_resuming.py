@@ -76,6 +76,7 @@ def proxied(serve, connect, monkeypatch) -> Iterator[Callable[..., tuple[Any, Ch
     Serve a handler behind a proxy; return a client that goes through it, and the proxy.
     """
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "LONGEST_PAUSE", 0.1)  # Many a connection is cut before its HELLO.
     proxies: list[ChaosProxy] = []
 
     def make(handler: Any, limits: Limits | None = None, **policy: Any) -> Any:

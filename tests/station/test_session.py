@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.logger import LogLevel, globalLogPublisher
 
+from pyf.station.blame import WITHHELD
 from pyf.station.flow import Flow
 from pyf.station.session import END, TICK
 from pyf.transport import (
@@ -386,7 +387,7 @@ def test_a_reported_text_is_for_the_client(session, carrier, logged):
     carrier.turn()
     ((_, _, facts),) = carrier.results
     assert (facts["error_class"], facts["message"]) == ("Error", "no room")
-    assert [each["text"] for each in logged if "error_id" in each] == ["no room"]
+    assert [each["text"] for each in logged if "error_id" in each] == [WITHHELD]
 
 
 def test_a_class_of_exceptions_is_reported_as_one_of_them(session, carrier):

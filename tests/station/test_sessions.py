@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from pyf.station import FlowServer, ResumePolicy
-from pyf.station.sessions import Sessions
+from pyf.station.sessions import UNSEEN, Sessions
 from pyf.transport import (
     BadFlowEnding,
     DeadlineExceeded,
@@ -88,6 +88,10 @@ def come_back(peer, client, flow, ticket):
     return again
 
 
+def flow_of(server, ticket):
+    return server.sessions._places[ticket.session_id].flow
+
+
 def rejection(client):
     (event,) = client.of(FlowRejected)
     return event.code, event.final
@@ -125,12 +129,12 @@ def test_the_handler_does_not_start_before_the_client_has_its_ticket(
     client.protocol.dataReceived(b"".join(client.machine.data_to_send()))
     client.reactor.turn()
     client.lose()
-    assert (handler.runs, server.sessions.detached) == (0, 1)
+    assert (handler.runs, len(server.sessions._places)) == (0, 1)
     client, flow, _ = opened(server)
     client.end(flow.id)
     client.result(flow.id)
     client.reactor.advance(TTL)
-    assert server.sessions.detached == 0
+    assert not server.sessions._places
     assert handler.runs == 1
 
 
@@ -179,6 +183,51 @@ def test_at_the_cap_the_handler_gets_its_error_now(opened, handler, bounds):
     client.lose()
     assert isinstance(handler.error, BadFlowEnding)
     assert not client.server.sessions._places
+
+
+@pytest.fixture
+def unseen(peer):
+    """
+    Open a flow whose client gets the session and shows nothing of it; return client, flow, ticket.
+    """
+
+    def open_flow(server):
+        client = peer(server)
+        number = client.machine.open_flow(resume=MIB)
+        client.protocol.dataReceived(b"".join(client.machine.data_to_send()))
+        client.machine.receive_data(client.transport.value())
+        (opened,) = [
+            e for e in iter(client.machine.next_event, None) if isinstance(e, SessionOpened)
+        ]
+        client.machine.data_to_send()
+        client.lose()
+        return client, client.machine.flow(number), opened.ticket
+
+    return open_flow
+
+
+def test_sessions_that_nobody_has_shown_to_have_take_no_place_from_others(
+    peer, opened, unseen, handler, hand_reactor
+):
+    """There are UNSEEN of them at the most, and the oldest goes first."""
+    policy = ResumePolicy(max_detached=1)
+    server = FlowServer(handler, reactor=hand_reactor, resume=policy, max_clients=2)
+    assert server.sessions is not None
+    first = unseen(server)
+    last = [unseen(server) for _ in range(UNSEEN)][-1]
+    assert (server.sessions.detached, len(server.sessions._places)) == (0, UNSEEN)
+    client, *_ = opened(server)
+    client.lose()
+    assert server.sessions.detached == 1
+    client, flow, ticket = first
+    assert rejection(come_back(peer, client, flow, ticket)) == ("unknown_session", True)
+    client, flow, ticket = last
+    again = come_back(peer, client, flow, ticket)
+    again.end(flow.id)
+    assert again.result(flow.id).status == "success"
+    assert handler.runs == 1
+    hand_reactor.advance(TTL)
+    assert not server.sessions._places
 
 
 def test_what_waits_counts_as_a_client(peer, opened):
@@ -561,3 +610,29 @@ def test_results_are_of_one_kind(peer, opened):
     client, flow, _ = opened()
     client.end(flow.id)
     assert isinstance(client.result(flow.id), ResultReceived)
+
+
+def test_a_flow_whose_client_is_not_known_yet_goes_on_once_it_is(peer, opened, hand_reactor):
+    """Until then it is told to try again; and its time to be known does not begin anew."""
+    release = threading.Event()
+
+    def slow(header, peer):
+        release.wait(10)
+        return "somebody"
+
+    async def whoami(flow, client):
+        return [client.identity, [packet.n async for packet in flow]]
+
+    server = FlowServer(whoami, reactor=hand_reactor, resume=ResumePolicy(), authenticate=slow)
+    client, flow, ticket = opened(server)
+    client.send(flow.id, *numbers(0))
+    client.lose()
+    early = come_back(peer, client, flow, ticket)
+    assert rejection(early) == ("unauthenticated", False)
+    release.set()
+    server.reactor.run_until(lambda: flow_of(server, ticket).trusted)
+    again = come_back(peer, client, flow, ticket)
+    assert again.of(FlowResumed)
+    server.reactor.advance(2 * server.limits.handshake_timeout)
+    again.end(flow.id)
+    assert again.result(flow.id).value == ["somebody", [0]]

@@ -172,3 +172,18 @@ def test_closing(dialler, hand_reactor):
     Deferred.fromCoroutine(two.trunk.close())
     hand_reactor.advance(0)
     assert error(call) is LocalProtocolError
+
+
+def test_a_connection_that_has_ended_before_it_is_there_is_not_kept(dialler):
+    """A client whose connections are cut at once, again and again, holds on to none of them."""
+    one = dialler()
+
+    async def cut(trunk: Trunk) -> Any:
+        connection: Any = FakeConnection()
+        trunk.left(connection, "cut")
+        return connection
+
+    one.trunk._dial = cut
+    (connection,) = one.call()
+    assert connection.closed == "cut"
+    assert not one.trunk._connections

@@ -9,7 +9,7 @@ from typing import Any
 
 import ormsgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pyf.transport import (
@@ -19,12 +19,16 @@ from pyf.transport import (
     RemoteProtocolError,
     Role,
     UnsupportedValue,
+    census,
     encode_packet,
 )
 from pyf.transport.census import (
     QUICK_BYTES,
+    QUICK_COPY,
     QUICK_NUMBER,
     QUICK_VALUES,
+    Finding,
+    Walk,
     bounds,
     check,
     is_heavy,
@@ -32,10 +36,24 @@ from pyf.transport.census import (
     weigh,
 )
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
+from pyf.transport.compiled import compiled
 from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
 
 SMALL = Limits(max_packet=MIB)
 SMALL_BOUNDS = bounds(SMALL, "max_packet")
+
+
+WALKS = {"python": Walk, "compiled": getattr(compiled("_census"), "Walk", None)}
+
+
+@pytest.fixture(autouse=True, params=list(WALKS))
+def walk(request, monkeypatch):
+    """Each test is for both walks: in Python, and compiled."""
+    if WALKS[request.param] is None:
+        pytest.skip("installed without a compiler, or Python was chosen")
+    made = WALKS[request.param](census._FORMS)
+    monkeypatch.setattr(census, "_walk", made)
+    return made
 
 
 def decode_packets(data, count, bounds=BOUNDS):
@@ -302,6 +320,7 @@ def test_the_longest_number_travels():
         (b"\xc6" + (MIB).to_bytes(4, "big") + bytes(MIB), False),
         (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER, 2) + b"1" * QUICK_NUMBER, 80), False),
         (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER + 1, 2) + b"1" * 1025, 80), True),
+        (b"\xc6" + QUICK_COPY.to_bytes(4, "big") + bytes(QUICK_COPY), True),
         (b"\xc6" + (2 * MIB).to_bytes(4, "big") + bytes(MIB), True),  # and is refused there
     ],
 )
@@ -313,3 +332,24 @@ def test_a_walk_says_whether_nothing_follows_the_value():
     assert take_census(b"\x92\x01\x02", BOUNDS)
     assert not take_census(b"\x92\x01\x02\x03", BOUNDS)
     assert not take_census(b"\x92\x91\x01", BOUNDS)
+
+
+HEADS = st.sampled_from([0x81, 0x92, *range(0xC0, 0xE0), 0xA1, 0x01, 0xE0])
+SOUP = st.lists(st.binary(max_size=3) | HEADS.map(lambda head: bytes([head]))).map(b"".join)
+
+
+@pytest.mark.parametrize("walk", ["compiled"], indirect=True)
+@given(
+    data=SOUP | st.recursive(st.none(), st.lists).map(ormsgpack.packb),
+    memory=st.sampled_from([100, 1000, 2**70]),
+    objects=st.sampled_from([3, 10, 2**70]),
+    number=st.sampled_from([0, 2, 1000]),
+)
+@example(data=b"\x91" * 2000, memory=2**40, objects=5000, number=0)
+@example(data=memoryview(b"\x91" * 1021 + b"\xc0"), memory=2**40, objects=5000, number=0)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_walks_find_the_same(walk, data, memory, objects, number):
+    """Whatever the bytes, and whatever they may cost."""
+    kind, limit, actual = Walk(census._FORMS)(data, memory, objects, number)
+    assert walk(data, memory, objects, number) == (kind, limit, actual)
+    assert Finding(kind) in census._REFUSALS or limit == actual == 0

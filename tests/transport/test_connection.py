@@ -3,6 +3,7 @@
 import itertools
 import struct
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
+    LateResult,
     PacketsReceived,
     PongReceived,
     ResultReceived,
@@ -41,6 +43,7 @@ from pyf.transport.frames import (
     BATCH,
     CREDIT,
     END,
+    HEADER,
     FrameType,
     encode_batch,
     encode_frame,
@@ -52,6 +55,7 @@ from pyf.transport.limits import (
     INITIAL_PACKETS,
     LARGE,
     MAX_SKIPPED,
+    MIB,
     stranger_limits,
 )
 from pyf.transport.payloads import (
@@ -1006,3 +1010,100 @@ def test_a_server_may_widen_the_windows_of_a_flow(connect):
     pair.server.widen(flow, 6000, 600_000)
     pair.server.widen(flow + 1, 6000, 600_000)
     assert not pair.server.data_to_send()
+
+
+def test_a_result_of_many_values_is_decoded_by_whoever_wants_it(connect):
+    """The flow is over on both sides all the same; what is wrong with it is raised there."""
+    pair, rows = connect(), [None] * 20_000
+    flow = pair.client.open_flow({"n": 0})
+    pair.to_server()
+    pair.server.finish(flow, 0, "success", value=rows)
+    *_, late = pair.to_client()
+    assert isinstance(late, LateResult)
+    assert pair.client.flow_state(flow) is FlowState.ANSWERED
+    result = late.decode()
+    assert (result.flow_id, result.consumed, result.status) == (flow, 0, "success")
+    assert result.value == rows
+    broken = replace(late, payload=late.payload[:-1])
+    with pytest.raises(RemoteProtocolError):
+        broken.decode()
+
+
+# Strangers
+
+
+@pytest.fixture
+def stranger() -> tuple[Connection, Connection]:
+    """
+    A client, and a server that has to know it first; both have said HELLO.
+    """
+    client, server = Connection(CLIENT), Connection(SERVER, strangers=True)
+    carry(client, server)
+    carry(server, client)
+    return client, server
+
+
+def carry(one: Connection, other: Connection) -> list[Any]:
+    other.receive_data(b"".join(one.data_to_send()))
+    return list(iter(other.next_event, None))
+
+
+LARGE_ROW = {"data": bytes(INITIAL_BYTES)}
+
+
+def test_a_large_packet_waits_for_the_first_credit_of_a_server_that_has_to_know_its_client(
+    stranger,
+):
+    client, server = stranger
+    flow = client.open_flow(ROW)
+    pending = deque(map(encode_packet, [ROW, LARGE_ROW, ROW]))
+    assert client.send_packets(flow, pending) == 1
+    carry(client, server)
+    server.widen(flow, 32768, MIB)
+    carry(server, client)
+    assert client.send_packets(flow, pending) == 2
+    assert sum(event.batch.packets for event in carry(client, server)) == 2
+    client.end(flow)
+    server.finish(flow, 0, "success")
+    carry(client, server)
+    assert server.idle
+    assert not server._trusted
+
+
+def test_a_flow_that_begins_with_too_large_a_header_says_so(stranger):
+    client, _ = stranger
+    flow = client.open_flow()
+    with pytest.raises(PacketTooLarge) as caught:
+        client.send_packets(flow, deque([encode_packet(LARGE_ROW)]))
+    assert (caught.value.limit, caught.value.option) == (INITIAL_BYTES, "max_header")
+
+
+@pytest.mark.parametrize("flow", [1, 2])
+def test_a_large_frame_of_a_stranger_is_refused_by_its_head(stranger, flow):
+    """Whether its flow is open or not; one that is just not too long is not."""
+    client, server = stranger
+    client.open_flow(ROW)
+    carry(client, server)
+    server.receive_data(HEADER.pack(INITIAL_BYTES + BATCH.size + 1, FrameType.DATA, flow))
+    with pytest.raises(RemoteProtocolError, match="first CREDIT") as caught:
+        server.next_event()
+    assert caught.value.code == "frame_length"
+
+
+def test_what_was_known_on_one_connection_is_on_the_next(stranger):
+    """A flow that goes on keeps its large packets."""
+    client, server = stranger
+    flow = client.open_flow(ROW, resume=MIB)
+    carry(client, server)
+    server.open_session(flow, TICKET, MIB)
+    server.widen(flow, 32768, MIB)
+    carry(server, client)
+    again, theirs = Connection(CLIENT), Connection(SERVER, strangers=True)
+    carry(again, theirs)
+    carry(theirs, again)
+    number = again.resume_flow(client.flow(flow), TICKET)
+    (request,) = carry(again, theirs)
+    theirs.resume(number, server.flow(flow), request, TICKET, 2)
+    carry(theirs, again)
+    assert again.send_packets(number, deque([encode_packet(LARGE_ROW)])) == 1
+    assert [event.batch.packets for event in carry(again, theirs)[-1:]] == [1]

@@ -41,8 +41,10 @@ def test_hello_comes_back():
         5000,
         limits.window_bytes,
         limits.min_ping_interval,
+        None,
         "pyf.station",
     )
+    assert payloads.decode_hello(payloads.encode_hello(limits, 70_000)).first_packet == 70_000
 
 
 def test_a_hello_may_leave_out_what_is_optional_and_hold_what_is_unknown():

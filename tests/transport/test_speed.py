@@ -3,13 +3,12 @@
 import collections
 import enum
 import gc
-import sys
+import threading
 import tracemalloc
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -129,28 +128,6 @@ def nested(levels: int, inside: Callable[[Any], Any]) -> Any:
     for _ in range(levels):
         value = inside(value)
     return value
-
-
-# Which one is used
-
-
-def test_the_compiled_loops_are_used_where_they_are_installed(monkeypatch):
-    module = ModuleType(NAME)
-    monkeypatch.setitem(sys.modules, NAME, module)
-    monkeypatch.delenv(speed.PURE, raising=False)
-    assert speed.choose() is module
-
-
-def test_the_environment_can_choose_python(monkeypatch):
-    monkeypatch.setitem(sys.modules, NAME, ModuleType(NAME))
-    monkeypatch.setenv(speed.PURE, "1")
-    assert speed.choose() is codec
-
-
-def test_python_is_used_where_nothing_could_be_compiled(monkeypatch):
-    monkeypatch.setitem(sys.modules, NAME, None)
-    monkeypatch.delenv(speed.PURE, raising=False)
-    assert speed.choose() is codec
 
 
 @pytest.mark.parametrize("kind", [dict, Packet])
@@ -346,6 +323,14 @@ def test_uuids_are_as_the_library_makes_them(compiled):
     assert str(found) == str(token)
 
 
+@given(value=within(COMMON) | st.binary(), more=st.sampled_from([b"", b"\xc0", b"\xc1"]))
+def test_a_value_alone_is_decoded_as_python_does(compiled, same, value, more):
+    """And so is what is none, or is followed by something."""
+    data = value if isinstance(value, bytes) else codec.encode_packet({"value": value})
+    ours, theirs = (outcome(each.decode, data + more) for each in (compiled, codec))
+    assert same(ours, theirs)
+
+
 def test_nested_dicts_are_dicts_until_they_are_read(compiled):
     (packet,) = compiled.decode_maps(array([codec.encode_packet({"a": {"b": [{"c": 1}]}})]), 1)
     assert (type(packet["a"]), type(packet["a"]["b"][0])) == (dict, dict)
@@ -374,3 +359,42 @@ def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
     data = array([codec.encode_packet({name: number for number, name in enumerate(names)})] * 2)
     first, second = compiled.decode_maps(data, 2)
     assert list(first) == list(second) == names
+
+
+@pytest.mark.parametrize("text", ["é" * 2**20, "a" * (2**20 - 1) + "é" * 9, "a" * 2**21 + "😀"])
+def test_a_long_text_is_put_together_from_pieces_of_it(agree, text):
+    """It is cut between bytes, where a character may lie across."""
+    agree(array([codec.encode_packet({"text": text})]), 1)
+
+
+def test_a_long_text_that_is_none_is_refused_as_a_short_one_is(agree):
+    data = codec.encode_packet({"text": "a" * 2**21})
+    agree(array([data.replace(b"a" * 2**20, b"\xff" + b"a" * (2**20 - 1))]), 1)
+    agree(array([data[:-1] + b"\xc3"]), 1)
+
+
+def test_many_values_and_large_ones_come_as_few_small_ones_do(agree):
+    """Other threads have turns in between."""
+    rows = [[n, [], {}, str(n)] for n in range(3000)]
+    agree(array([codec.encode_packet({"rows": rows, "n": Decimal("9" * 60000)})] * 3), 3)
+
+
+def test_others_have_their_turn_while_much_is_decoded(compiled):
+    """A thread that waits for the interpreter gets it before a frame is decoded."""
+    data = array([codec.encode_packet({"n": [Decimal(n) for n in range(100_000)]})])
+    turns, stop = [0], threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            turns[0] += 1
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        before = turns[0]
+        compiled.decode_maps(data, 1)
+        during = turns[0] - before
+    finally:
+        stop.set()
+        worker.join()
+    assert during > 0

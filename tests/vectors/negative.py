@@ -200,7 +200,12 @@ def wrong_hellos(_: str) -> dict[str, tuple[str, bytes, str]]:
             "a float": {"float": "4130000000000000"},
         }.items():
             found[f"{name} {what}"] = ("3.1", hello(**{name: value}), "malformed_value")
-    for name, value in {"software": number(1), "required": "x"}.items():
+    found["a first packet that is too low"] = (
+        *("3.1", hello(first_packet=number(65535))),
+        "malformed_value",
+    )
+    wrong = {"software": number(1), "required": "x", "first_packet": True}
+    for name, value in wrong.items():
         found[f"{name} of another type"] = ("3.1", hello(**{name: value}), "malformed_value")
     return {f"a hello with {name}": case for name, case in found.items()}
 

@@ -1,0 +1,141 @@
+"""What keeps an event loop free for others: work in turns, and what takes long in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from pyf.station.loop import Loop
+
+T = TypeVar("T")
+
+TURN: Final = 0.01
+"""Seconds of work after which an event loop is left to others for a turn: a fifth of what anybody
+may have to wait for his own."""
+
+
+class Pace:
+    """Tells whether the work that began with ``begin()`` has lasted a turn by *clock*."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to count: others have had their turn."""
+        self._until: float = self._clock() + TURN
+
+    @property
+    def over(self) -> bool:
+        """Whether it is the turn of others."""
+        return self._clock() > self._until
+
+
+class Turns:
+    """Has *work* done as it comes, in turns: where there is more, it goes on in the loop's next.
+
+    *work* is given a Pace, None where it is to do all there is, and returns whether it did. *read*
+    has the transport read, or not: nothing more is read while there is work left.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], object]], Any],
+        work: Callable[[Pace | None], bool],
+        read: Callable[[bool], object],
+    ) -> None:
+        self._pace = Pace(clock)
+        self._call_later = call_later
+        self._work = work
+        self._read = read
+        self._next: Any = None
+
+    def begin(self) -> None:
+        """Do what there is to do, unless that is under way."""
+        if self._next is None:
+            self._go_on(first=True)
+
+    def finish(self) -> None:
+        """Do at once what is left: nothing more will come."""
+        following, self._next = self._next, None
+        if following is not None:
+            following.cancel()
+            self._work(None)
+
+    def _go_on(self, *, first: bool) -> None:
+        self._next = None
+        self._pace.begin()
+        done = self._work(self._pace)
+        if not done:
+            self._next = self._call_later(0.0, partial(self._go_on, first=False))
+        if first is not done:
+            self._read(done)
+
+
+class Decoder:
+    """Decodes what comes, for a coroutine: in turns, and in a thread where that takes long.
+
+    *in_thread* has a function called in a thread, *pause* waits for the loop's next turn.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+        pause: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.pace: Pace = Pace(clock)
+        """For its owner to ``begin()`` anew where it had to wait for what comes."""
+        self._in_thread = in_thread
+        self._pause = pause
+
+    async def run(self, decode: Callable[[], T], *, heavy: bool) -> T:
+        """Return what *decode* returns, which takes long where it is *heavy*; raises as it does."""
+        if heavy:
+            try:
+                found: T = await self._in_thread(decode)
+                return found
+            finally:
+                self.pace.begin()
+        if self.pace.over:
+            await self._pause()
+            self.pace.begin()
+        return decode()
+
+
+def in_thread(loop: Loop, function: Callable[[], T]) -> Coroutine[Any, Any, T]:
+    """Call *function* in a thread of its own; return what to await for its result."""
+    waiting, wake = loop.waiter()
+    results: list[Callable[[], T]] = []
+
+    def work() -> None:
+        try:
+            found = function()
+        except BaseException as error:  # noqa: BLE001 - for who waits, whatever it is
+            results.append(partial(_raise, error))
+        else:
+            results.append(lambda: found)
+        with suppress(RuntimeError):  # The loop has been closed: nobody waits.
+            loop.callFromThread(wake)
+
+    async def result() -> T:
+        await waiting
+        return results.pop()()
+
+    threading.Thread(target=work, name="pyf.station-decoder", daemon=True).start()
+    return result()
+
+
+async def next_turn(loop: Loop) -> None:
+    """Wait for the loop's next turn."""
+    waiting, wake = loop.waiter()
+    loop.soon(wake)
+    await waiting
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
