@@ -24,7 +24,7 @@ from pyf.transport import (
     UnsupportedValue,
     encode_packet,
 )
-from pyf.transport.limits import BATCH_PACKETS, INITIAL_BYTES
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, INITIAL_BYTES
 
 LOST = BadFlowEnding("the connection was cut")
 CANCELLED = FlowCancelled("the client gave up")
@@ -313,8 +313,11 @@ def test_what_the_client_does_not_take_is_refused_where_it_is_said(session, carr
 def test_what_holds_too_many_values_is_refused_where_it_is_said(session, carrier, say):
     state = session(SimpleQueue())
     rows = [0] * carrier.limits.max_objects
+    state.outbox.add({"data": bytes(BATCH_BYTES)})  # The next message may be in pieces.
     with pytest.raises(PacketTooLarge, match="max_objects"):
-        attrgetter(say)(state)({"rows": rows} if say == "outbox.add" else rows)
+        attrgetter(say)(state)(
+            {"rows": rows, "data": bytes(BATCH_BYTES)} if say == "outbox.add" else rows
+        )
     assert not state.answered
 
 
