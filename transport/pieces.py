@@ -12,7 +12,7 @@ from typing import Any, Final
 from pyf.transport import census
 from pyf.transport.census import Bounds
 from pyf.transport.codec import encode_packet
-from pyf.transport.limits import LARGE
+from pyf.transport.limits import KIB, LARGE
 
 _MAP32: Final = Struct(">BI")
 _BIN16: Final = Struct(">BH")
@@ -46,6 +46,11 @@ Encoded = bytes | Pieces
 
 Pending = deque[Any]
 """Packets that wait to be sent, each Encoded: a deque of bytes alone will do."""
+
+
+def is_bulk(packet: Encoded) -> bool:
+    """Return whether *packet* is large values, and next to nothing beside them."""
+    return isinstance(packet, Pieces) and packet.small <= KIB
 
 
 def encode_pieces(packet: dict[str, Any]) -> Encoded:
@@ -85,10 +90,7 @@ def _woven(texts: list[bytes], values: list[bytes]) -> list[bytes]:
 
 
 def weigh(packet: Encoded, bounds: Bounds) -> None:
-    """Raise PacketTooLarge where a peer with the same *bounds* would not make objects of *packet*.
-
-    Large values are as large as they are encoded: only what is around them is counted.
-    """
+    """Raise PacketTooLarge if a peer with the same *bounds* would not make objects of *packet*."""
     size = packet.small if isinstance(packet, Pieces) else len(packet)
     if size > bounds.harmless:
         census.weigh(b"".join(flatten([packet])), bounds)
