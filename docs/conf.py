@@ -23,7 +23,7 @@ nitpick_ignore_regex = [
     # The standard library's own documentation is elsewhere.
     ("py:.*", r"(collections|contextlib|enum|opentelemetry|os|pathlib|ssl)\..*"),
     ("py:.*", r".*twisted\..*"),
-    ("py:.*", r"pyf\.transport\.(frames|resume|states)\..*"),
+    ("py:.*", r"pyf\.transport\.(census|frames|resume|states)\..*"),
     ("py:.*", r"pyf\.station\.(carrier\.StationProtocol|session\.Session)"),
 ]
 
