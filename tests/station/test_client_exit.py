@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from pyf.transport import BadFlowEnding, ClientError, FlowCancelled
+from pyf.transport import BadFlowEnding, ClientError, FlowCancelled, Limits
 
 WAIT = 20.0
 
@@ -181,7 +181,8 @@ def test_ctrl_c_at_any_moment_is_told(serve, script, packets):
         finally:
             done.set()
 
-    port = serve(handler)
+    # So that a server which is traced, and slow, is not seconds behind what it has let come.
+    port = serve(handler, limits=Limits(window_packets=2000))
     ready = threading.Event()
     process = start(script, port)
     ready.set()
