@@ -74,7 +74,9 @@ def test_a_text_for_the_client_reaches_it_and_no_log(peer, lines, exposed):
     def reporting(flow: Any, client: Any) -> None:
         client.error(f"no such account: {CANARY}")
 
-    result = peer(reporting, expose_errors=exposed).call({"token": 1})
+    client = peer(reporting, expose_errors=exposed)
+    result = client.call({"token": 1})
+    client.returned()  # What is logged is so behind the answer.
     assert result.error["message"] == f"no such account: {CANARY}"
     assert any(result.error["error_id"] in line for line in lines)
     assert any(CANARY in line for line in lines) is exposed
