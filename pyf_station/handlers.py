@@ -77,6 +77,7 @@ class HandlerRunner:
             result = _drive(result, client)
         _refuse_awaitable(result)
         if not session.answered and not session.cancelled:
+            session.returned = True
             client.success(result)
 
     async def _handle_async(self, session: Session, flow: Any, client: AsyncClient) -> None:
@@ -87,6 +88,7 @@ class HandlerRunner:
         else:
             result = await result
         if not session.answered and not session.cancelled:
+            session.returned = True
             await client.success(result)
 
     def _call(self, flow: object, client: object) -> Any:

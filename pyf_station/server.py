@@ -259,6 +259,7 @@ class FlowServer(Factory):
     def _start(self, session: Session) -> bool:
         inbox: Any = session.inbox
         self._running.add(session)
+        session.on_return = self._handler_returned
         if self.runner.kind is Kind.THREAD:
             try:
                 self.threads().callInThread(self._run_in_thread, session, inbox)
@@ -361,10 +362,11 @@ class FlowServer(Factory):
             self.reactor.callFromThread(self._handler_returned, session)
 
     def _handler_returned(self, session: Session) -> None:
-        self._running.discard(session)
-        if self.observed is not None:
-            self.observed.returned(session)
-        self._settle()
+        if session in self._running:
+            self._running.remove(session)
+            if self.observed is not None:
+                self.observed.returned(session)
+            self._settle()
 
     def _reactor_stops(self) -> Deferred[None]:
         self._hook = None

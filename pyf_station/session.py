@@ -28,13 +28,13 @@ from pyf.transport import (
     LocalProtocolError,
     Packet,
     PacketError,
-    PacketTooLarge,
     RemoteProtocolError,
     StationError,
     census,
     encode_packet,
 )
 from pyf.transport.codec import decode
+from pyf.transport.errors import packet_too_large
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
 from pyf.transport.pieces import Encoded, Pending, weigh
@@ -58,6 +58,10 @@ Failed = BaseException | type[BaseException] | str
 Decoded = tuple[int, Iterator[dict[str, Any]], Iterator[Packet]]
 """How many packets have been decoded; those of them that have not been taken, whose number can be
 asked; and what makes Packets of these as they are taken."""
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 class Inbox(Protocol):
@@ -122,6 +126,9 @@ class Session:
     *waits* is whether the client waits for the result; one that doesn't may leave behind its END.
     """
 
+    returned: bool = False
+    """Whether the handler has nothing left to do, once it has given its result."""
+
     def __init__(
         self, carrier: Carrier, flow_id: int, header: Packet | None, inbox: Inbox, *, waits: bool
     ) -> None:
@@ -154,8 +161,10 @@ class Session:
         """Messages that have left."""
         self.reading: bool = False
         """Whether the handler waits for the inbox."""
-        self.on_end: Callable[[Session], object] | None = None
+        self.on_end: Callable[[Session], object] = _ignore
         """Called once the flow is over, by those who observe."""
+        self.on_return: Callable[[Session], object] = _ignore
+        """Called before the result of one that has ``returned`` leaves: its place is free."""
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
@@ -207,14 +216,14 @@ class Session:
         if status is not None:
             facts = {"status": status, "code": code or status, "message": str(error)}
             self.carrier.send_result(self.flow_id, self.consumed, facts)
-        self._tell_end()
+        self.on_end(self)
 
     def lose(self, error: StationError) -> None:
         """Note that the connection is gone: *error* for a handler that still needs it."""
         if self.whole and not self._waits:
             self._close(None)
             self.outbox.wake_waiters()
-            self._tell_end()
+            self.on_end(self)
         else:
             self.fail(error)
 
@@ -239,12 +248,13 @@ class Session:
             late = self._ticking is None and not outbox.rest() and silent
         if late:
             self._wake()
-        if result is not None:
-            self._stop_ticking()
         outbox.wake_waiters()
         if result is not None:
+            self._stop_ticking()
+            if self.returned:
+                self.on_return(self)
             self.carrier.send_result(self.flow_id, *result)
-            self._tell_end()
+            self.on_end(self)
 
     def _tick(self) -> None:
         self._ticking = None
@@ -339,6 +349,7 @@ class Session:
             failure=failure(error, exposed=self.carrier.expose_errors),
             error_id=facts["error_id"],
         )
+        self.returned = True
         with suppress(StationError):
             self._answer_failure(facts)
 
@@ -448,12 +459,7 @@ class Session:
     def _weigh(self, data: Encoded) -> None:
         limit, size = self.carrier.max_packet, len(data)
         if size > limit:
-            raise PacketTooLarge(
-                f"{size} bytes, where the client takes {limit} (its Limits.max_packet)",
-                size=size,
-                limit=limit,
-                option="max_packet",
-            )
+            raise packet_too_large(size, limit, "max_packet")
         weigh(data, self._bounds)
 
     def _check_open(self, what: str = "a message") -> None:
@@ -478,10 +484,6 @@ class Session:
             self.outbox.pending.clear()
             self.outbox.close()
         self._stop_ticking()
-
-    def _tell_end(self) -> None:
-        if self.on_end is not None:
-            self.on_end(self)
 
     def _reads_on(self) -> bool:
         """Whether packets that came are left, and the handler takes one now and then."""

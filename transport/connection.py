@@ -16,6 +16,7 @@ from pyf.transport.continuation import Continuation
 from pyf.transport.errors import (
     LocalProtocolError,
     RemoteProtocolError,
+    packet_too_large,
 )
 from pyf.transport.events import (
     ConnectionClosed,
@@ -40,7 +41,6 @@ from pyf.transport.limits import (
 )
 from pyf.transport.machine import DEAF
 from pyf.transport.pieces import Pending
-from pyf.transport.resume import packet_too_large
 from pyf.transport.states import (
     SENDERS,
     ConnectionState,

@@ -201,3 +201,13 @@ class RemoteProtocolError(ProtocolError):
     """The value that passed it."""
     option: str = ""
     """The option that sets the limit."""
+
+
+def packet_too_large(size: int, limit: int, option: str) -> PacketTooLarge:
+    """Return the error of a packet that the peer does not take."""
+    return PacketTooLarge(
+        f"a packet of {size} bytes, where the peer takes {limit} (its Limits.{option})",
+        size=size,
+        limit=limit,
+        option=option,
+    )

@@ -8,11 +8,16 @@ from typing import cast
 
 from pyf.transport import census, frames
 from pyf.transport.budget import Budget
-from pyf.transport.errors import FlowRefused, LocalProtocolError, RemoteProtocolError
+from pyf.transport.errors import (
+    FlowRefused,
+    LocalProtocolError,
+    RemoteProtocolError,
+    packet_too_large,
+)
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
 from pyf.transport.pieces import Encoded, Pending, flatten, weigh
-from pyf.transport.resume import LAST_WORDS, FlowMachine, packet_too_large
+from pyf.transport.resume import LAST_WORDS, FlowMachine
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
 

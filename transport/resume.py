@@ -16,7 +16,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from pyf.transport import codec
-from pyf.transport.errors import PacketTooLarge, RemoteProtocolError
+from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.frames import Batch, FrameType
 from pyf.transport.states import FlowState
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -217,13 +217,3 @@ class FlowMachine:
             and kept.first <= received <= self.send.sent_packets
             and first_available <= self.receive.received_packets
         )
-
-
-def packet_too_large(size: int, limit: int, option: str) -> PacketTooLarge:
-    """Return the error of a packet that the peer does not take."""
-    return PacketTooLarge(
-        f"a packet of {size} bytes, where the peer takes {limit} (its Limits.{option})",
-        size=size,
-        limit=limit,
-        option=option,
-    )

@@ -195,6 +195,7 @@ def test_the_messages_of_a_handler_can_be_wrapped(client, handler):
     found = messages(call, ({"n": n} for n in range(6)))
     expected = [{"n": [0, 2]}, {"n": [3, 4]}, {"left": [5]}]
     assert found == [each | {"seen": ["outer"]} for each in expected]
+    assert inner.over.wait(10)
     assert inner.call.status == "success"
 
 

@@ -182,18 +182,20 @@ def test_cancelling_the_deferred_cancels_the_flow(serve, reactor, run):
         finally:
             ended.set()
 
+    asked: list[Any] = []
     cancelled: list[Any] = []
 
     def steps():
         yield {"n": 1}
-        yield Deferred(cancelled.append)
+        asked.append(Deferred(cancelled.append))
+        yield asked[0]
 
     port = serve(handler)
 
     async def use():
         async with tx.StationClient("127.0.0.1", port, reactor=reactor) as client:
             sending = client.send(steps())
-            while not reading.is_set():
+            while not (reading.is_set() and asked):
                 await deferLater(reactor, 0.001)
             while not sending.called:
                 await deferLater(reactor, 0.01)
