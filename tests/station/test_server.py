@@ -184,12 +184,17 @@ def test_who_has_a_handlers_last_word_finds_its_slot_free(peer, handler):
     The result is behind the return: a client of calls in a row is not told that its last one runs.
     """
     client = peer(handler, max_handlers=1)
-    for n in range(20):
-        flow = client.open()
-        client.send(flow, {"n": n})
-        client.end(flow)
-        client.reactor.run_until(lambda flow=flow: client.of(ResultReceived, flow))
-        assert client.server.handlers == 0
+    running = []
+    send_result = client.protocol.send_result
+
+    def listen(*args):
+        running.append(client.server.handlers)
+        send_result(*args)
+
+    client.protocol.send_result = listen
+    client.call({"n": 1})
+    client.call({"n": 2})
+    assert running == [0, 0]
 
 
 def test_slots_are_shared_by_all_clients(peer):
