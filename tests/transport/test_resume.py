@@ -315,7 +315,9 @@ class World:
         assert server.log == list(range(client.produced))
         assert client.result.value == client.produced
         assert client.received == server.said
-        assert server.acknowledged
+        # A connection that was late may have taken the session over behind the result: the ack is
+        # lost with the one it took it from, and the server keeps the result until its time is over.
+        assert server.acknowledged or server.machine is not self.paths[-1].ends[SERVER]
         assert server.handlers == 1
 
 
