@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from pyf.station.address import at_path
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
@@ -17,7 +18,7 @@ from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Packets, Source
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
-from pyf.station.wire import CLOSED, Attempt
+from pyf.station.wire import CLOSED, Attempt, send_at_once
 from pyf.transport import Limits, Packet
 
 __all__ = ["Call", "Conversation", "StationClient"]
@@ -29,6 +30,8 @@ class StationClient(CoClient):
     For use in ``async with``, which closes it; or call ``close()``. In one event loop, and in its
     thread.
 
+    :param host: a name or address; or ``"unix:/run/station.sock"``, the path of a socket, to which
+        *port* says nothing.
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
     :param tls: True where the server is known by an authority that the system trusts, the path of
@@ -43,7 +46,8 @@ class StationClient(CoClient):
         next attempt to reconnect; ``random.random`` if not given.
     :param clock: returns the time in seconds, by a clock that nobody sets.
 
-    Raises ValueError for a port that no host can have, OSError for a file that cannot be read.
+    Raises ValueError for a port that no host can have, or TLS where there is no host; OSError for a
+    file that cannot be read.
     """
 
     def __init__(  # noqa: PLR0913 - each has its name
@@ -150,7 +154,9 @@ class StationClient(CoClient):
 async def _connect(attempt: Attempt) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
-        addresses = await loop.getaddrinfo(attempt.host, attempt.port, type=socket.SOCK_STREAM)
+        addresses = at_path(attempt.host) or await loop.getaddrinfo(
+            attempt.host, attempt.port, type=socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError) as error:
         raise attempt.unknown(error) from error
     for index, (family, _, protocol, _, address) in enumerate(addresses):
@@ -159,10 +165,10 @@ async def _connect(attempt: Attempt) -> socket.socket:
             sock.setblocking(False)
             seconds = attempt.share(len(addresses) - index)
             await asyncio.wait_for(loop.sock_connect(sock, address), seconds)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            send_at_once(sock)
         except OSError as error:
             sock.close()
-            attempt.note(str(address[0]), error)
+            attempt.note(address, error)
         except BaseException:
             sock.close()
             raise

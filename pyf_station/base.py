@@ -7,6 +7,7 @@ from collections.abc import Callable
 from numbers import Real
 from sys import float_info
 
+from pyf.station.address import path_of
 from pyf.transport import Limits, Packet
 from pyf.transport.limits import limits_of
 
@@ -28,12 +29,13 @@ class BaseClient:
         for name, value, kind in ("host", host, str), ("port", port, int):
             if not isinstance(value, kind):
                 raise TypeError(f"a {name} is of type {kind.__name__}, not {value!r}")
-        if not host:
-            raise ValueError("a host is a name or an address, not ''")
+        path = path_of(host)
+        if not host or path == "":
+            raise ValueError(f"a host is a name, an address, or unix:PATH, not {host!r}")
         if not 0 < port < 2**16:
             raise ValueError(f"a port is 1 to 65535, not {port!r}")
         self.host: str = host
-        self.port: int = port
+        self.port: int = port if path is None else 0
         self.waits_for_success: bool = waits_for_success
         self.limits: Limits = limits_of(limits)
         self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}

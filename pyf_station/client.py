@@ -43,6 +43,8 @@ FAST = 0.001
 class StationClient(BaseClient):
     """Ships flows to the server at *host*:*port*, each over a connection of its own.
 
+    :param host: a name or address; or ``"unix:/run/station.sock"``, the path of a socket, to which
+        *port* says nothing.
     :param waits_for_success: whether a call goes on until the handler has succeeded or failed. If
         not, it ends once the whole flow has reached the server; the handler's end is not known.
     :param tls: True where the server is known by an authority that the system trusts, the path of
@@ -55,8 +57,7 @@ class StationClient(BaseClient):
     :param limits: bounds of sizes and times.
 
     Usable from several threads at once, each with calls of its own. Raises ValueError for a port
-    that no host can have, OSError
-    for a file that cannot be read.
+    that no host can have, or TLS where there is no host; OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class StationClient(BaseClient):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
-        self._tls = client_context(tls, certificate)
+        self._tls = client_context(host, tls, certificate)
         self._interceptors = checked(interceptors)
         # Under the lock: calls begin in any thread.
         self._under_way: WeakSet[Progress] = WeakSet()

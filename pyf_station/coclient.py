@@ -47,7 +47,7 @@ class CoClient(BaseClient):
         rng: Callable[[], float] | None,
     ) -> None:
         super().__init__(host, port, waits_for_success, limits=limits)
-        self._tls = client_context(tls, certificate)
+        self._tls = client_context(host, tls, certificate)
         self._interceptors = checked(interceptors)
         self._peer = self.host, self.port
         self._rng = rng or random.random

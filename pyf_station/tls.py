@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from pyf.station.address import address_text, path_of
 from pyf.station.wire import CLOSED, RECEIVE_BYTES, Wire, connect, deadline_error
 from pyf.transport import ConnectFailed, Limits
 from pyf.transport.limits import LONGEST_WAIT
@@ -32,13 +33,15 @@ _CERTIFICATE: Final = re.compile(
 )
 
 
-def client_context(tls: ClientTls, certificate: Paths | None) -> ssl.SSLContext | None:
-    """Return the context of a client, None for a plain connection.
+def client_context(host: str, tls: ClientTls, certificate: Paths | None) -> ssl.SSLContext | None:
+    """Return the context of a client that connects to *host*, None for a plain connection.
 
     *tls* is True for the authorities that the system trusts, the path of a private one, or a
-    context. Raises ValueError for a *certificate* that would not be used, OSError for files that
-    cannot be read.
+    context. Raises ValueError for a *certificate* that would not be used, and for a *host* that has
+    no name to be verified; OSError for files that cannot be read.
     """
+    if tls is not False and path_of(host) is not None:
+        raise ValueError(f"tls= is for a host, whose name is verified; {host!r} has none")
     if isinstance(tls, ssl.SSLContext) or tls is False:
         if certificate is not None:
             raise ValueError("a certificate is for tls=True, or the path of an authority")
@@ -309,7 +312,7 @@ def dial(
 
 def not_secured(host: str, port: int, error: OSError) -> ConnectFailed:
     """Return the error of a handshake that failed with *error*."""
-    text = f"cannot connect to {host}:{port}: {reason_of(error)}"
+    text = f"cannot connect to {address_text(host, port)}: {reason_of(error)}"
     return ConnectFailed(text, host=host, port=port)
 
 

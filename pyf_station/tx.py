@@ -425,5 +425,7 @@ def _plain(error: Exception) -> Exception:
 def _why(error: BaseException | None) -> str:
     if isinstance(error, ConnectionLost) and not error.args:
         return os.strerror(errno.ECONNRESET)
-    reason = getattr(error, "osError", None)
+    reason = getattr(error, "osError", None)  # an OSError, or its number alone
+    if isinstance(reason, int):
+        return os.strerror(reason)
     return getattr(reason, "strerror", None) or str(error)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
+from pyf.station.address import address_text, at_path, path_of
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 from pyf.transport.limits import LONGEST_WAIT
 
@@ -55,11 +56,14 @@ class Attempt:
         """Return the error of a name that cannot be resolved."""
         return self._failed(f"the name {self.host!r} is not known ({_reason(error)})")
 
-    def note(self, address: str, error: Exception) -> None:
-        """Note that *address* could not be connected to."""
+    def note(self, address: Any, error: Exception) -> None:
+        """Note that *address*, a host's or what a socket connects to, could not be reached."""
         timed_out = isinstance(error, TimeoutError)
         reason = "timed out (Limits.connect_timeout)" if timed_out else _reason(error)
-        self._tried.append(f"{address} port {self.port}: {reason}")
+        where = address if isinstance(address, str) else str(address[0])
+        if path_of(self.host) is None:
+            where = f"{where} port {self.port}"
+        self._tried.append(f"{where}: {reason}")
 
     def failure(self) -> ConnectFailed | DeadlineExceeded:
         """Return the error of an attempt whose every address failed."""
@@ -68,7 +72,7 @@ class Attempt:
         return self._failed("; ".join(self._tried))
 
     def _failed(self, why: str) -> ConnectFailed:
-        text = f"cannot connect to {self.host}:{self.port}: {why}"
+        text = f"cannot connect to {address_text(self.host, self.port)}: {why}"
         return ConnectFailed(text, host=self.host, port=self.port, tried=tuple(self._tried))
 
 
@@ -81,20 +85,20 @@ def _reason(error: Exception) -> object:
 
 
 def connect(host: str, port: int, limits: Limits, timeout: float | None = None) -> socket.socket:
-    """Return a socket connected to *host*, an IPv4 or IPv6 address or a name of some.
+    """Return a socket connected to *host*: an address, a name of some, or ``unix:PATH``.
 
     Raises ConnectFailed, or DeadlineExceeded where the *timeout* of the call is over before.
     """
     attempt = Attempt(host, port, limits, timeout)
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = at_path(host) or socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise attempt.unknown(error) from error
     for index, (family, _, protocol, _, address) in enumerate(addresses):
         try:
             return _connected(family, protocol, address, attempt.share(len(addresses) - index))
         except OSError as error:
-            attempt.note(str(address[0]), error)
+            attempt.note(address, error)
     raise attempt.failure()
 
 
@@ -103,11 +107,17 @@ def _connected(family: int, protocol: int, address: Any, seconds: float) -> sock
     try:
         sock.settimeout(seconds)
         sock.connect(address)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Have TCP send small pieces at once; other sockets do anyway."""
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def unheard(reason: str) -> str:

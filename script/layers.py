@@ -102,6 +102,7 @@ ROOMS = (
             "pyf.station.pace",
             "pyf.station.loop",
             "pyf.station.base",
+            "pyf.station.address",
             "pyf.station.revival",
             "pyf.station.resuming",
             "pyf.station.counts",

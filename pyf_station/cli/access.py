@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from pyf.station.cli.common import Address, Decorator, Failure, address_text
+from pyf.station.address import address_text, path_of
+from pyf.station.cli.common import Address, Decorator, Failure
 from pyf.station.credentials import presenting, read_secret
 from pyf.station.service import asking_for
 from pyf.station.tls import Paths, client_context, dial, secured, secured_client
@@ -67,7 +68,7 @@ class Server(NamedTuple):
 
     def dial(self, limits: Limits) -> Wire:
         """Return a connection to it; raises as ``StationClient.call`` does."""
-        context = client_context(self.tls, self.certificate)
+        context = client_context(self.host, self.tls, self.certificate)
         return dial(self.host, self.port, context, limits)
 
     def secured(self, factory: Any) -> Any:
@@ -151,6 +152,8 @@ def _server(
     source: str | None,
 ) -> Server:
     secure = tls or ca is not None or address.tls
+    if secure and path_of(address.host) is not None:
+        raise click.UsageError("TLS is for HOST:PORT, not for unix:PATH")
     if key is not None and cert is None:
         raise click.UsageError("--key needs --cert")
     if cert is not None and not secure:

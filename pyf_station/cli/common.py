@@ -14,6 +14,8 @@ from typing import IO, Any, Final, NamedTuple
 import click
 
 from pyf.station import ndjson
+from pyf.station.address import path_of
+from pyf.station.base import DEFAULT_PORT
 from pyf.transport import Limits, Packet, StationError
 from pyf.transport.limits import GIB, KIB, MIB
 
@@ -56,7 +58,7 @@ class Commands(click.Group):
 
 
 class Address(click.ParamType[Any]):
-    """HOST:PORT, also [HOST]:PORT for IPv6, or an endpoint string, ``tcp:…`` or ``tls:…``."""
+    """HOST:PORT, [HOST]:PORT for IPv6, or an endpoint string: ``tcp:…``, ``tls:…``, ``unix:…``."""
 
     class Found(NamedTuple):
         """What an address says."""
@@ -71,10 +73,12 @@ class Address(click.ParamType[Any]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Found:
         """Return what *value* says; without a host it is this machine."""
+        if path_of(value):
+            return self.Found(value, DEFAULT_PORT, tls=False)
         found = _ADDRESS.fullmatch(value)
         port = int(found["port"]) if found else 0
         if found is None or not 0 < port < 2**16:
-            self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:8000", param, ctx)
+            self.fail(f"{value!r} is neither HOST:PORT nor unix:PATH", param, ctx)
         host = found["six"] or found["host"] or "127.0.0.1"
         return self.Found(host, port, found["kind"] == "tls")
 
@@ -145,11 +149,6 @@ limit_option: Decorator = click.option(
 def say(text: str) -> None:
     """Tell people *text*, on stderr."""
     click.echo(f"pyf-station: {text}", err=True)
-
-
-def address_text(host: str, port: int) -> str:
-    """Return ``HOST:PORT``, as an Address is written."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def standard(name: str) -> Any:

@@ -24,7 +24,8 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from pyf.station.cli.common import Decorator, Failure, address_text, say
+from pyf.station.address import address_text
+from pyf.station.cli.common import Decorator, Failure, say
 from pyf.station.service import endpoint_string
 
 DRAINING: Final = "draining; Ctrl-C again breaks off"

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.protocols.portforward import ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
+from pyf.station.address import path_of
 from pyf.station.cli.access import Server
 from pyf.transport import RemoteProtocolError
 from pyf.transport.frames import Frame, FrameParser, FrameType, encode_frame
@@ -45,8 +46,12 @@ class Tap(ProxyFactory):
 
     def connect(self, factory: Any) -> None:
         """Connect *factory* to the server."""
-        server = self._server
-        self.reactor.connectTCP(server.host, server.port, server.secured(factory))
+        server, secured = self._server, self._server.secured(factory)
+        path = path_of(server.host)
+        if path is None:
+            self.reactor.connectTCP(server.host, server.port, secured)
+        else:
+            self.reactor.connectUNIX(path, secured)
 
     def new_path(self) -> Path:
         """Return where the next flow goes."""

@@ -223,6 +223,24 @@ def test_an_ipv6_address_is_said_as_it_is_given(start, run):
     assert process.end()[0] == 0
 
 
+def test_a_server_at_a_path_is_called_and_pinged_there_and_tapped(start, run, tmp_path):
+    """
+    By an endpoint string, as it listens; TLS is for what has a name.
+    """
+    address, tap = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/tap"
+    server = start("serve", "served:count", "-e", address)
+    server.hear("serves on")
+    tapping = start("record", "taps", "--listen", tap, "--to", address)
+    tapping.hear("recording on")
+    for each in (address, tap):
+        assert run("call", each, input='{"n":1}\n').exit_code == 0
+        assert f"PING {each} " in run("ping", each, "-c", 1).stdout
+    assert run("call", address, "--tls", input="{}\n").exit_code == 2
+    assert tapping.end()[0] == server.end()[0] == 0
+    with (tmp_path / "taps" / "000001.flow").open("rb") as file:
+        assert list(decode_packet_flow(file)) == [{"n": 1}]
+
+
 def test_a_reader_of_round_trips_that_leaves_is_no_error(start, serve):
     """
     As with ``| head``: no word about it, and the exit code of SIGPIPE.
