@@ -617,7 +617,8 @@ def test_what_a_server_said_is_read_though_writing_fails(pair):
     while link.result is None:  # until it has come, here or to the keeper
         if select.select([link._wire.socket], [], [], 0.01)[0]:
             break
-    link._wire.failure = "Broken pipe"
+    with link._lock:  # The keeper may be between reading and asking whether writing has failed.
+        link._wire.failure = "Broken pipe"
     link.wait()
     assert link.result is not None
 

@@ -470,8 +470,9 @@ def test_a_draining_server_passes_its_flow_on(
                 if packet.n == 50 and not moved.is_set():
                     moved.set()
                     proxy._target = ("127.0.0.1", serve(work, resume=policy))
+                    before = proxy.to_client.forwarded
                     reactor.callFromThread(first.drain, 60)
-                    proxy.to_client.wait_for_bytes(proxy.to_client.forwarded + 1)
+                    proxy.to_client.wait_for_bytes(before + 1)
 
         client.send(flow, flow_id="orders")
         assert proxy.connections == 2
