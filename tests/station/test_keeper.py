@@ -342,7 +342,7 @@ def test_a_wait_for_a_silent_server_ends(make, whole):
 
 
 def test_a_wait_for_a_server_that_answers_does_not_end(make):
-    pair = make(HASTY)
+    pair = make(Limits(ping_interval=0.2, min_ping_interval=0.001, ping_misses=4))
 
     def answer() -> None:
         for count in range(1, 10):
