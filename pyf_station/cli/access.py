@@ -12,7 +12,6 @@ import click
 from pyf.station.address import address_text, path_of
 from pyf.station.cli.common import Address, Decorator, Failure
 from pyf.station.credentials import presenting, read_secret
-from pyf.station.service import asking_for
 from pyf.station.tls import Paths, client_context, dial, secured, secured_client
 from pyf.station.wire import Wire
 from pyf.transport import Limits
@@ -96,6 +95,8 @@ class Access(NamedTuple):
 
     def authenticate(self) -> Any:
         """Return who asks for a secret, None if nobody does."""
+        from pyf.station.service import asking_for  # needs Twisted, which clients do without
+
         with _about_secrets():
             return asking_for(self.secrets)
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import Any, Final
 
 import click
 
-from pyf.station.cli import ping, sending, serving
 from pyf.station.cli.common import Commands
 
+COMMANDS: Final = {
+    "bench": "sending",
+    "call": "sending",
+    "ping": "ping",
+    "receive-file": "serving",
+    "record": "serving",
+    "replay": "sending",
+    "send-file": "sending",
+    "serve": "serving",
+}
+"""The module of each command, which is loaded when it is asked for: clients need no Twisted."""
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("pyf.station"), prog_name="pyf-station")
+
+class _Program(Commands):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"pyf.station.cli.{COMMANDS[cmd_name]}")
+        command: Any = getattr(module, cmd_name.replace("-", "_"))
+        found: click.Command = command
+        return found
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyf.station", prog_name="pyf-station")
 def cli() -> None:
     """Serve and send flows of packets over TCP.
 
@@ -25,10 +50,3 @@ def cli() -> None:
 
     Exit codes: 0 it went well, 1 it failed, 2 wrong usage, 130 Ctrl-C.
     """
-
-
-for _command in (
-    *(serving.serve, sending.call, serving.record, sending.replay),
-    *(sending.send_file, serving.receive_file, ping.ping, sending.bench),
-):
-    cli.add_command(_command)

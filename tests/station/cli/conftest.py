@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import twisted.internet.reactor  # noqa: F401 - commands load it, and it stays: no test leaves it behind
 from click.testing import CliRunner
 
 from pyf.station.cli.app import cli
