@@ -35,7 +35,7 @@ PROCESS_WIDE_THREADS = {
     "pyf.station-keeper",  # the blocking clients' helper, which answers pings
     "pyf.station-nursery",  # which waits a moment for the next call
 }
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 15.0
 
 
 class LoggedErrors:

@@ -28,7 +28,7 @@ from pyf.transport.frames import ARRAY32, BATCH, Batch
 from pyf.transport.states import FlowState
 
 HOST = "127.0.0.1"
-WAIT = 10.0
+WAIT = 30.0
 """Seconds that anything may take before a test fails."""
 
 

@@ -30,7 +30,7 @@ from pyf.transport import (
     UnsupportedValue,
 )
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Recorder:

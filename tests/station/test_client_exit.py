@@ -11,7 +11,7 @@ import pytest
 
 from pyf.transport import BadFlowEnding, ClientError, FlowCancelled, Limits
 
-WAIT = 20.0
+WAIT = 30.0
 
 PREAMBLE = """
 import itertools, os, signal, sys, threading

@@ -29,7 +29,7 @@ from pyf.transport.events import Event, FlowAbandoned, FlowEnded, FlowOpened, Pa
 from pyf.transport.frames import MAGIC, FrameType, encode_batch, encode_frame
 from pyf.transport.payloads import encode_go_away, encode_result
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Peer:

@@ -24,7 +24,7 @@ from pyf.transport import (
     UnsupportedValue,
 )
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 def echo(flow, client):

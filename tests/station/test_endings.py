@@ -17,7 +17,7 @@ from pyf.station.testing import KINDS, ChaosProxy
 from pyf.station.testing.scripts import STOP, TAKE, Say, handler_of
 from pyf.transport import Packet, StationError
 
-WAIT = 10.0
+WAIT = 30.0
 BLOB = bytes(4096)
 
 

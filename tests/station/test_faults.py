@@ -29,7 +29,7 @@ from pyf.transport import (
 )
 from pyf.transport.frames import HEADER, FrameType
 
-WAIT = 20.0
+WAIT = 30.0
 
 # Processes
 

@@ -20,7 +20,7 @@ from pyf.station.auth import shared_secrets
 from pyf.station.testing import ChaosProxy
 from pyf.transport import Packet
 
-WAIT = 10.0
+WAIT = 30.0
 
 HOST = "127.0.0.1"
 SECRET = {"authtkt": "a shared secret of ours"}

@@ -16,7 +16,7 @@ from pyf.transport import Connection, ConnectionLost, Limits, OutcomeUnknown, Ro
 from pyf.transport.events import FlowEnded, FlowOpened, GoAwayReceived, PacketsReceived
 from pyf.transport.frames import FrameType, encode_batch
 
-WAIT = 10.0
+WAIT = 30.0
 HASTY = Limits(ping_interval=0.02, min_ping_interval=0.001)
 
 

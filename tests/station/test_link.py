@@ -45,7 +45,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.frames import FrameType, encode_batch, encode_frame
 
-WAIT = 10.0
+WAIT = 30.0
 Some = TypeVar("Some", bound=Event)
 
 

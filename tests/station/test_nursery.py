@@ -7,7 +7,7 @@ import pytest
 
 from pyf.station.nursery import AGE, REST, Nursery
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Ward:

@@ -12,7 +12,7 @@ from pyf.station.outbox import EACH, MOST, Outbox
 from pyf.transport import LocalProtocolError, PacketTooLarge
 from pyf.transport.pieces import Encoded
 
-WAIT = 10.0
+WAIT = 30.0
 BURSTS = list(islice(cycle((1, 2, 1, 3, 40, 1, 700, 1, 3000)), 180))
 """Messages that a handler says at a time: some of them are more than the client's credit."""
 

@@ -32,7 +32,7 @@ from pyf.transport import (
     ServerError,
 )
 
-WAIT = 10.0
+WAIT = 30.0
 CUTS = int(os.environ.get("CUTS", "50"))
 """Cuts of the longest call; script/soak sets it to 2,000."""
 

@@ -13,7 +13,7 @@ from pyf.station.testing import ChaosProxy
 from pyf.transport import ConnectionLost, FlowCancelled, LocalProtocolError
 
 HOST = "127.0.0.1"
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Reader:

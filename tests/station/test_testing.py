@@ -39,7 +39,7 @@ from pyf.transport.limits import MAX_FRAME
 
 pytest_plugins = ["pyf.station.testing.fixtures"]
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Echo:

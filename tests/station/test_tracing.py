@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pyf.station import ServerError, StationClient
 from pyf.station.tracing import Tracing
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Exporter(InMemorySpanExporter):

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from pyf.station import tx
 from pyf.transport import ConnectFailed, DeadlineExceeded, UnsupportedValue
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 def count(flow, client):

@@ -17,7 +17,7 @@ from pyf.station.wire import Wire, connect
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 
 LIMITS = Limits()
-WAIT = 10.0
+WAIT = 30.0
 
 
 @pytest.fixture
