@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -30,9 +30,8 @@ class _Program(Commands):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"pyf.station.cli.{COMMANDS[cmd_name]}")
-        command: Any = getattr(module, cmd_name.replace("-", "_"))
-        found: click.Command = command
-        return found
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
