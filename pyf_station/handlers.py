@@ -34,6 +34,9 @@ class HandlerRunner:
     client, or a class without ``handle_data()``.
     """
 
+    _ends_with_answer = True
+    """Whether nothing is left to run behind the answer of a handler that has returned."""
+
     def __init__(self, handler: Handler, gate: Gate | None = None) -> None:
         _check(handler)
         self.kind: Kind = _kind(handler)
@@ -77,7 +80,7 @@ class HandlerRunner:
             result = _drive(result, client)
         _refuse_awaitable(result)
         if not session.answered and not session.cancelled:
-            session.returned = True
+            session.returned = self._ends_with_answer
             client.success(result)
 
     async def _handle_async(self, session: Session, flow: Any, client: AsyncClient) -> None:
@@ -88,7 +91,7 @@ class HandlerRunner:
         else:
             result = await result
         if not session.answered and not session.cancelled:
-            session.returned = True
+            session.returned = self._ends_with_answer
             await client.success(result)
 
     def _call(self, flow: object, client: object) -> Any:

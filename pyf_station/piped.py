@@ -27,6 +27,8 @@ from pyf.transport import Packet
 class InterceptedRunner(HandlerRunner):
     """Runs a handler inside *interceptors*; the other arguments are HandlerRunner's."""
 
+    _ends_with_answer = False  # The interceptors end behind it, and may take their time.
+
     def __init__(self, interceptors: Sequence[Interceptor], *args: Any) -> None:
         super().__init__(*args)
         self._interceptors = checked(interceptors)

@@ -317,6 +317,25 @@ def test_what_a_handler_lets_pass_is_seen(peer):
     assert spy.call.status is None
 
 
+def test_a_handler_keeps_its_place_until_its_interceptors_have_ended(peer):
+    """
+    They run behind the answer, in its thread: another handler would be one too many.
+    """
+    go_on = threading.Event()
+
+    @contextmanager
+    def slow(call):
+        yield
+        go_on.wait(10)
+
+    each = peer(in_thread, max_handlers=1, interceptors=[slow])
+    assert each.call({"n": 1}).value == "done"
+    assert each.server.handlers == 1
+    assert each.result(each.open()).status == "refused"
+    go_on.set()
+    each.returned()
+
+
 def test_an_error_that_a_handler_reports_is_its_status(client):
     """
     No exception then: the handler has spoken.
