@@ -361,9 +361,12 @@ class TlsWire(Wire):
         return self._pipe.to_send()
 
     def read(self) -> bytes | None:
-        """Return what has come, None if nothing has; where it also sets ``ending``, the last."""
+        """Return what has come, None if nothing has; where it also sets ``ending``, the last.
+
+        What TLS says to itself, tickets for one thing, came as well: then this is b"".
+        """
         data = super().read()
-        if data is None or (data and self.ending):
+        if data is None:
             return None
         pipe = self._pipe
         pipe.receive(data)
@@ -371,4 +374,4 @@ class TlsWire(Wire):
         if pipe.ending:
             cut = pipe.ending == CUT and self.ending
             self.ending = f"{CUT}: {self.ending}" if cut else pipe.ending
-        return found or (b"" if self.ending else None)
+        return found

@@ -1,7 +1,9 @@
 """TLS: who is let in, who is refused with which words, and that a cut stream is never an end."""
 
+import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,7 +26,7 @@ from pyf.station import (
     StationClient,
     StationError,
 )
-from pyf.station.tls import Channel, server_context
+from pyf.station.tls import Channel, dial, server_context
 from pyf.transport import ProtocolError
 
 HOST = "127.0.0.1"
@@ -248,6 +250,23 @@ def test_the_end_of_the_stream_is_never_a_success(connect, files, thread, leave,
     with pytest.raises(ConnectionLost, match=words):
         connect(HOST, port, tls=files.ca).send(ROWS)
     served()
+
+
+def test_tickets_are_something_that_came(files, thread):
+    """A read that finds no data has not found nothing: why the peer left may be behind it."""
+    go_on = threading.Event()
+    port, run = serve_once(files, lambda _: go_on.wait(10))
+    served = thread(run)
+    wire = dial(HOST, port, ssl.create_default_context(cafile=files.ca), Limits())
+    with wire.socket:
+        assert select.select([wire.socket], [], [], 10)[0]
+        assert wire.read() == b""
+        assert not wire.ending
+        go_on.set()
+        served()
+        while not wire.ending:
+            assert select.select([wire.socket], [], [], 10)[0]
+            assert not wire.read()
 
 
 def test_a_server_that_never_shakes_hands_is_given_up(connect, thread):
