@@ -64,9 +64,10 @@ LAST_WORD = 1.0
 """Seconds that a client which leaves gives the server to hear of it."""
 
 Encoder = Callable[[dict[str, Any]], Encoded]
-_Selector: type[selectors.BaseSelector] = getattr(
+Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
+"""One that takes no file descriptor."""
 
 
 _links: weakref.WeakSet[KeptLink] = weakref.WeakSet()
@@ -129,7 +130,7 @@ class KeptLink:
         self._spoiled: PacketError | None = None
         self._torn = False
         self._lock = threading.Lock()
-        self._selector = _Selector()
+        self._selector = Selector()
         self._selector.register(wire.socket, selectors.EVENT_READ)
         # What the user's thread and the keeper tell each other, under the lock.
         self._owner = threading.get_ident()
@@ -418,7 +419,7 @@ class KeptLink:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
         seen, looks = self._activity, 0
-        with _Selector() as selector:
+        with Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
                 self._keep_connected(selector)

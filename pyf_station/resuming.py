@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from pyf.station.backoff import pauses
 from pyf.station.counts import Carried, Progress
-from pyf.station.keeper import LAST_WORD
+from pyf.station.keeper import LAST_WORD, Selector
 from pyf.station.link import Link
 from pyf.station.outcome import cut_off
 from pyf.station.wire import Wire
@@ -165,7 +165,10 @@ class ResumingLink(Link):
     def _keep_connected(self, selector: selectors.BaseSelector) -> None:
         if self._reviving:
             self._wire.unwatch(selector)
-            self._revive()
+            try:
+                self._revive()
+            except Exception as error:  # noqa: BLE001 - nobody else would wake the user's thread
+                self._settle(self._rejected("failed", f"connecting failed with {error!r}"))
 
     def _revive(self) -> None:
         """Try to go on over a new connection, until the server says no or it is too late."""
@@ -191,7 +194,7 @@ class ResumingLink(Link):
         """Wait, unless the link is closed meanwhile."""
         assert self._wake_receiver is not None
         until = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
+        with Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed and (left := until - time.monotonic()) > 0:
                 if selector.select(left):
@@ -266,7 +269,7 @@ class ResumingLink(Link):
 
 def _wait_for(wire: Wire, until: float) -> None:
     events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.unsent else 0)
-    with selectors.DefaultSelector() as selector:
+    with Selector() as selector:
         selector.register(wire.socket, events)
         selector.select(min(max(0.0, until - time.monotonic()), LONGEST_WAIT))
 

@@ -151,6 +151,8 @@ class ResumingStream(Resumable):
             pass  # The client is closed.
         except StationError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - nobody else would wake the caller
+            self._cannot_go_on("failed", f"connecting failed with {error!r}")
         finally:
             self._reviving = False
             self._trunk.reviving.pop(self, None)

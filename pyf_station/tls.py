@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -246,32 +247,18 @@ class TlsPipe:
 
 
 class Channel:
-    """The state of TLS on one connected socket, its handshake done.
+    """The state of TLS on one connected socket to *host*, its handshake done.
 
-    Raises ConnectFailed with what was wrong, or DeadlineExceeded where the *timeout* of the call
-    is over, at *deadline* by the monotonic clock; the socket is closed then.
+    Raises OSError where it fails, or is not done by *until*, a time of the monotonic clock; the
+    socket is closed then.
     """
 
     def __init__(
-        self,
-        sock: socket.socket,
-        context: ssl.SSLContext,
-        host: str,
-        limits: Limits,
-        timeout: float | None = None,
-        deadline: float | None = None,
+        self, sock: socket.socket, context: ssl.SSLContext, host: str, until: float
     ) -> None:
         self.pipe: TlsPipe = TlsPipe(context, host)
-        until = time.monotonic() + min(limits.handshake_timeout, LONGEST_WAIT)
-        port = sock.getpeername()[1]
         try:
-            self._shake_hands(sock, until if deadline is None else min(until, deadline))
-        except OSError as error:
-            sock.close()
-            late = deadline is not None and time.monotonic() >= deadline
-            if late and isinstance(error, TimeoutError):
-                raise deadline_error(timeout or 0.0) from None
-            raise not_secured(host, port, error) from error
+            self._shake_hands(sock, until)
         except BaseException:
             sock.close()
             raise
@@ -303,11 +290,18 @@ def dial(
 
     Raises ConnectFailed, or DeadlineExceeded where the *timeout* of the call is over before.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = inf if timeout is None else time.monotonic() + timeout
     sock = connect(host, port, limits, timeout)
     if context is None:
         return Wire(sock)
-    return TlsWire(Channel(sock, context, host, limits, timeout, deadline), sock)
+    until = time.monotonic() + min(limits.handshake_timeout, LONGEST_WAIT)
+    try:
+        channel = Channel(sock, context, host, min(until, deadline))
+    except OSError as error:
+        if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
+            raise deadline_error(timeout or 0.0) from None
+        raise not_secured(host, port, error) from error
+    return TlsWire(channel, sock)
 
 
 def not_secured(host: str, port: int, error: OSError) -> ConnectFailed:

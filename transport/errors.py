@@ -89,8 +89,8 @@ class ResumeRejected(ConnectionLost):
 
     code: str = ""
     """Why: ``"other_boot"`` (the server was restarted), ``"unknown_session"`` (the session has
-    ended: its time was over, say), ``"gap"``, ``"not_resumable"`` or ``"expired"`` (no server
-    answered in time)."""
+    ended: its time was over, say), ``"gap"``, ``"not_resumable"``, ``"expired"`` (no server
+    answered in time) or ``"failed"`` (this side did, as it tried to connect)."""
 
 
 class ServerError(StationError):

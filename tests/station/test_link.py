@@ -219,7 +219,7 @@ def sleeps(monkeypatch) -> Any:
     What the keepers of links made from now on tell of their sleep.
     """
     Watched.sleeps = Queue()
-    monkeypatch.setattr(keeper_module, "_Selector", Watched)
+    monkeypatch.setattr(keeper_module, "Selector", Watched)
     return Watched.sleeps
 
 

@@ -15,7 +15,10 @@ from pyf.station import (
     FlowServer,
     ResumePolicy,
     SQLiteStore,
+    StationClient,
+    aio,
     backoff,
+    tx,
 )
 from pyf.station.stream import Stream
 from pyf.station.testing import ChaosProxy
@@ -313,6 +316,36 @@ def test_a_server_that_stays_away_is_given_up(proxied, log):
     with pytest.raises(ResumeRejected) as caught:
         client.send(flow(), resume=True)
     assert caught.value.code == "expired"
+
+
+def test_a_client_that_cannot_connect_any_more_says_so(proxied, log, monkeypatch):
+    """
+    Whatever goes wrong as it connects again, its caller does not wait for ever.
+    """
+    failing = threading.Event()
+
+    def break_later(dial: Any) -> Any:
+        def dial_or_fail(*args: Any) -> Any:
+            if failing.is_set():
+                raise RuntimeError("no more of this")
+            return dial(*args)
+
+        return dial_or_fail
+
+    for kind in (StationClient, aio.StationClient, tx.StationClient):
+        monkeypatch.setattr(kind, "_dial", break_later(kind._dial))
+    client, proxy = proxied(log)
+
+    def flow() -> Iterator[Packet]:
+        yield Packet(n=0)
+        failing.set()
+        proxy.cut("rst")
+        while True:
+            yield Packet(n=1)
+
+    with pytest.raises(ResumeRejected, match="no more of this") as caught:
+        client.send(flow(), resume=True)
+    assert caught.value.code == "failed"
 
 
 def test_a_server_that_lets_nothing_survive_says_so(connect, serve, log):

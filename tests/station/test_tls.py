@@ -3,6 +3,7 @@
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from pyf.station import (
     RemoteProtocolError,
     StationClient,
     StationError,
+    tls,
 )
 from pyf.station.tls import Channel, dial, server_context
 from pyf.transport import ProtocolError
@@ -292,6 +294,20 @@ def test_a_server_that_closes_within_the_handshake_is_a_failed_connect(connect, 
         with pytest.raises(ConnectFailed, match=r"within the TLS handshake|reset|Broken pipe"):
             connect(HOST, port, tls=True).send(ROWS)
         closed()
+
+
+def test_a_server_that_has_gone_before_the_handshake_is_a_failed_connect(files, monkeypatch):
+    """A socket that was reset as soon as it was connected is one more server out of reach."""
+    with socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
+        sock = socket.create_connection((HOST, port))
+        peer, _ = listening.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        assert select.select([sock], [], [], 10)[0]
+        monkeypatch.setattr(tls, "connect", lambda *_: sock)
+        with pytest.raises(ConnectFailed, match=f"cannot connect to {HOST}:{port}"):
+            dial(HOST, port, ssl.create_default_context(), Limits())
 
 
 def test_an_interrupted_handshake_closes_the_socket(monkeypatch):
