@@ -27,10 +27,9 @@ class _Reader:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        limits = session.carrier.limits
         # What the client needs to hear of; the windows say the same.
-        self._due_packets = (limits.window_packets + 1) // 2
-        self._due_bytes = (limits.window_bytes + 1) // 2
+        self._due_packets = (session.carrier.limits.window_packets + 1) // 2
+        self._due_bytes = (session.window_bytes + 1) // 2
         self._packets = self._bytes = 0
         self._ended = False
         self._ending: StationError | None = None

@@ -138,6 +138,8 @@ class Session:
         """The header, once it is known."""
         self.inbox: Inbox = inbox
         self.identity: object = None
+        self.window_bytes: int = carrier.limits.window_bytes
+        """Bytes of packets that the client may have on the way, or waiting here."""
         self.length_hint: int | None = None
         """Packets that the client expects to send, where it knows."""
         self.deadline: Any = None
@@ -175,15 +177,13 @@ class Session:
         # Guards the result, and whether the flow is over.
         self._lock = self.outbox.lock
         self._result: tuple[int, dict[str, Any]] | None = None
-        self._closed = False
-        self._woken = False
+        self._closed = self._woken = False
         # A coroutine waits, for something, at the end of each of the reactor's turns.
         self._paced = isinstance(inbox, SimpleQueue)
         self._ticking: Any = None
         self._errors: list[StationError] = []
         # Messages that nobody hears any more, since the handler had taken so many packets.
-        self._unheard = 0
-        self._unheard_at = 0
+        self._unheard = self._unheard_at = 0
 
     # What comes from the client
 

@@ -135,6 +135,7 @@ class Sessions:
 
     def _open(self, carrier: Any, machine: Connection, event: FlowOpened, session: Session) -> None:
         assert event.resume is not None
+        session.window_bytes = min(session.window_bytes, event.resume)
         session_id, token = secrets.token_bytes(16), secrets.token_bytes(TOKEN_BYTES)
         policy = self.policy
         ticket = Ticket(

@@ -36,6 +36,7 @@ from pyf.transport import (
 )
 
 WAIT = 30.0
+KEPT = 64 * 1024
 CUTS = int(os.environ.get("CUTS", "50"))
 """Cuts of the longest call; script/soak sets it to 2,000."""
 
@@ -90,6 +91,10 @@ def proxied(serve, connect, monkeypatch) -> Iterator[Callable[..., tuple[Any, Ch
     yield make
     for proxy in proxies:
         proxy.close()
+
+
+def echo(flow: Any, client: Any) -> Iterator[Packet]:
+    yield from flow
 
 
 def numbered(count: int) -> Iterator[Packet]:
@@ -346,6 +351,18 @@ def test_a_client_that_cannot_connect_any_more_says_so(proxied, log, monkeypatch
     with pytest.raises(ResumeRejected, match="no more of this") as caught:
         client.send(flow(), resume=True)
     assert caught.value.code == "failed"
+
+
+@pytest.mark.parametrize("keeps", ["client", "server"])
+def test_what_is_kept_may_be_less_than_a_window(proxied, keeps):
+    """
+    Then it is the window: credit comes as half of it has been taken, either way.
+    """
+    limits = Limits(retention=KEPT) if keeps == "client" else None
+    policy = {"retention": KEPT} if keeps == "server" else {}
+    client, _ = proxied(echo, limits, **policy)
+    packets = [Packet(n=n, fill=bytes(KEPT // 20)) for n in range(100)]
+    assert list(client.stream(packets, resume=True))[:-1] == packets
 
 
 def test_a_server_that_lets_nothing_survive_says_so(connect, serve, log):
