@@ -122,6 +122,7 @@ class ReceiveWindow:
     __slots__ = (
         "_granted_bytes",
         "_granted_packets",
+        "_most",
         "_peer",
         "consumed_bytes",
         "consumed_packets",
@@ -136,6 +137,7 @@ class ReceiveWindow:
         self.consumed_bytes: int = 0
         self._granted_packets = 0
         self._granted_bytes = 0
+        self._most = MAX_WINDOW
         self._peer = SendWindow(packets, size)
 
     @property
@@ -183,11 +185,13 @@ class ReceiveWindow:
 
     def narrow(self, size: int) -> None:
         """Grant no more than *size* bytes at a time, for the peer cannot use more."""
+        self._most = size
         self.window_bytes = min(self.window_bytes, size)
+        self._peer.window_bytes = min(self._peer.window_bytes, size)
 
     def widen(self, packets: int, size: int) -> None:
         """Have the next ``grant`` give windows of *packets* and *size* bytes."""
-        self.window_packets, self.window_bytes = packets, size
+        self.window_packets, self.window_bytes = packets, min(size, self._most)
 
     def grant(self) -> tuple[int, int]:
         """Return the limits, in packets and in bytes, to send in a CREDIT now."""

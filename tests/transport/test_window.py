@@ -1,13 +1,17 @@
 """The rules of credit hold for every sender and receiver."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyf.transport import RemoteProtocolError
 from pyf.transport.window import ReceiveWindow, SendWindow
 
 WINDOWS = st.tuples(st.integers(1, 50), st.integers(1, 1000))
+KEPT = st.none() | st.integers(1, 1000)
+"""Bytes that a sender keeps, where that bounds its window."""
+MORE = st.none() | WINDOWS
+"""By how much the window grows."""
 MAX_PACKET = 3000
 BATCHES = st.lists(st.integers(1, MAX_PACKET), min_size=1, max_size=8)
 # What to do next: a batch to send, or how many of the waiting batches to consume.
@@ -17,12 +21,21 @@ STEPS = st.lists(BATCHES | st.integers(0, 3), max_size=60)
 class Flow:
     """
     A sender that obeys `fits`, and a receiver whose user takes batch by batch.
+
+    Once the sender is known, the window is wider by *more* packets and bytes, if that is given.
     """
 
-    def __init__(self, window: tuple[int, int]) -> None:
+    def __init__(
+        self, window: tuple[int, int], keeps: int | None, more: tuple[int, int] | None = None
+    ) -> None:
         self.sender = SendWindow(*window)
         self.receiver = ReceiveWindow(*window)
-        self.window = window
+        if keeps is not None:
+            self.sender.narrow(keeps)
+            self.receiver.narrow(keeps)
+        if more is not None:
+            self.receiver.widen(window[0] + more[0], window[1] + more[1])
+            self.sender.grant(*self.receiver.grant())
         self.unread: list[tuple[int, int]] = []
 
     def send(self, batch: list[int]) -> bool:
@@ -40,12 +53,16 @@ class Flow:
             self.sender.grant(*self.receiver.grant())
 
 
-@given(WINDOWS, STEPS)
-def test_a_sender_that_obeys_never_goes_over(window, steps):
+@given(WINDOWS, KEPT, MORE, STEPS)
+@example((1, 1000), 10, None, [[MAX_PACKET], 1, [MAX_PACKET]])
+@example((50, 10), 10, (0, 990), [[490], [MAX_PACKET]])
+def test_a_sender_that_obeys_never_goes_over(window, keeps, more, steps):
     """
     The receiver never raises, holds at most its window and one packet, and both count alike.
     """
-    flow = Flow(window)
+    flow = Flow(window, keeps, more)
+    wider = window if more is None else (window[0] + more[0], window[1] + more[1])
+    most = wider[1] if keeps is None else min(keeps, wider[1])
     for step in steps:
         if isinstance(step, list):
             flow.send(step)
@@ -54,18 +71,18 @@ def test_a_sender_that_obeys_never_goes_over(window, steps):
                 flow.consume()
         held_packets = sum(packets for packets, _ in flow.unread)
         held_bytes = sum(size for _, size in flow.unread)
-        assert held_packets <= window[0]
-        assert held_bytes <= window[1] + MAX_PACKET
+        assert held_packets <= wider[0]
+        assert held_bytes < most + MAX_PACKET
         assert flow.sender.open_packets >= 0
         assert flow.receiver.received_packets == flow.sender.sent_packets
 
 
-@given(WINDOWS, STEPS, st.integers(1, MAX_PACKET))
-def test_no_sender_waits_forever(window, steps, size):
+@given(WINDOWS, KEPT, MORE, STEPS, st.integers(1, MAX_PACKET))
+def test_no_sender_waits_forever(window, keeps, more, steps, size):
     """
     Once everything is consumed, a packet of any size may be sent.
     """
-    flow = Flow(window)
+    flow = Flow(window, keeps, more)
     for step in steps:
         if isinstance(step, list):
             flow.send(step)
