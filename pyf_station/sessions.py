@@ -183,8 +183,6 @@ class Sessions:
         if verdict is Verdict.WRONG or carrier.identity != place.identity:
             self.end(place, "somebody came back who could not show that the flow is theirs")
             return "unknown_session", "there is no such session any more", True
-        if not place.flow.trusted:
-            return "unauthenticated", "the server does not know yet who the client is", False
         if not place.flow.can_go_on(event.received_back, event.first_available):
             self.end(place, "its client came back without what is missing")
             return "gap", "what one side lacks, the other one has forgotten", True

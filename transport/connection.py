@@ -176,11 +176,12 @@ class Connection(Continuation):
         error.
         """
         flow = self._flows.get(flow_id)
-        if flow is not None and flow.state not in DEAF[self.role]:
+        if flow is not None:
             flow.trusted = True
             self._trusted.add(flow_id)
             flow.receive.widen(packets, size)
-            self._send_credit(flow)
+            if flow.state not in DEAF[self.role]:
+                self._send_credit(flow)
 
     def ping(self, token: int) -> None:
         """Ask the peer for a PONG with the same *token*."""

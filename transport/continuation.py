@@ -101,7 +101,8 @@ class Continuation(Machine):
         self._flows[flow_id] = flow
         if flow.trusted:
             self._trusted.add(flow_id)
-        self._send_credit(flow)
+        if flow.trusted or self.role is Role.CLIENT:
+            self._send_credit(flow)  # From a server, it says that the client is known.
         assert flow.kept is not None
         flow.kept.acknowledge(received)
         # All of it was sent under credit before.

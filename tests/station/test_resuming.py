@@ -83,8 +83,10 @@ def proxied(serve, connect, monkeypatch) -> Iterator[Callable[..., tuple[Any, Ch
     monkeypatch.setattr(backoff, "LONGEST_PAUSE", 0.1)  # Many a connection is cut before its HELLO.
     proxies: list[ChaosProxy] = []
 
-    def make(handler: Any, limits: Limits | None = None, **policy: Any) -> Any:
-        port = serve(handler, resume=ResumePolicy(**policy))
+    def make(
+        handler: Any, limits: Limits | None = None, authenticate: Any = None, **policy: Any
+    ) -> Any:
+        port = serve(handler, resume=ResumePolicy(**policy), authenticate=authenticate)
         proxies.append(ChaosProxy(port).__enter__())
         return connect("127.0.0.1", proxies[-1].port, limits=limits), proxies[-1]
 
@@ -137,14 +139,16 @@ def test_a_call_survives_as_many_cuts_as_there_are(proxied, log):
     assert (log.runs, log.error) == (1, None)
 
 
+@pytest.mark.parametrize("authenticate", [None, lambda header, peer: header.n == 0])
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
-def test_a_cut_at_any_byte_of_the_first_connection_is_survived(proxied, way):
+def test_a_cut_at_any_byte_of_the_first_connection_is_survived(proxied, way, authenticate):
     """
-    Before the session is opened the flow begins anew, and never has two handlers.
+    Before the session is opened the flow begins anew, and never has two handlers. Its client may
+    not be known yet.
     """
     for byte in range(0, 700, 23):
         log = Log()
-        client, proxy = proxied(log)
+        client, proxy = proxied(log, authenticate=authenticate)
         getattr(proxy, way).cut_after_bytes = byte
         whole = threading.Event()
         watcher = threading.Thread(target=heal, args=(proxy, whole))

@@ -16,6 +16,7 @@ from pyf.transport import (
     StationError,
 )
 from pyf.transport.events import (
+    CreditReceived,
     FlowRejected,
     FlowResumed,
     GoAwayReceived,
@@ -612,8 +613,8 @@ def test_results_are_of_one_kind(peer, opened):
     assert isinstance(client.result(flow.id), ResultReceived)
 
 
-def test_a_flow_whose_client_is_not_known_yet_goes_on_once_it_is(peer, opened, hand_reactor):
-    """Until then it is told to try again; and its time to be known does not begin anew."""
+def test_a_flow_goes_on_before_its_client_is_known(peer, opened, hand_reactor):
+    """It gets no credit before that, and its time to be known does not begin anew."""
     release = threading.Event()
 
     def slow(header, peer):
@@ -627,12 +628,11 @@ def test_a_flow_whose_client_is_not_known_yet_goes_on_once_it_is(peer, opened, h
     client, flow, ticket = opened(server)
     client.send(flow.id, *numbers(0))
     client.lose()
-    early = come_back(peer, client, flow, ticket)
-    assert rejection(early) == ("unauthenticated", False)
-    release.set()
-    server.reactor.run_until(lambda: flow_of(server, ticket).trusted)
     again = come_back(peer, client, flow, ticket)
     assert again.of(FlowResumed)
+    assert not again.of(CreditReceived)
+    release.set()
+    server.reactor.run_until(lambda: again.of(CreditReceived))
     server.reactor.advance(2 * server.limits.handshake_timeout)
     again.end(flow.id)
     assert again.result(flow.id).value == ["somebody", [0]]
