@@ -105,9 +105,8 @@ class StationProtocol(Protocol):
             limit = server.max_clients
             self._leave("busy", f"the server takes {limit} clients at once (its max_clients)")
         elif not server.has_room_for(self.peer):
-            limit = server.max_clients_per_address
-            text = f"the server takes {limit} clients of one address (its max_clients_per_address)"
-            self._leave("busy", text)
+            most = f"{server.max_clients_per_address} clients of one address"
+            self._leave("busy", f"the server takes {most} (its max_clients_per_address)")
         else:
             server.came(self)
             waiting = server.sessions.detached if server.sessions else 0
@@ -297,9 +296,8 @@ class StationProtocol(Protocol):
         try:
             # A coroutine that gets an event may stop the server.
             while not self._leaving and (event := self._machine.next_event()):
-                if self._arriving and isinstance(event, FlowEvent):
-                    self._arrived(event.flow_id)
-                if handle := self._HANDLERS.get(type(event)):
+                handle = self._HANDLERS.get(type(event))
+                if handle and (not self._arriving or self._arrived(event)):
                     handle(self, event)
                 if pace is not None and pace.over:
                     break
@@ -319,9 +317,8 @@ class StationProtocol(Protocol):
 
     def _opened(self, event: FlowOpened) -> None:
         if self._only_resumes:
-            limit = self._server.max_clients
-            text = f"the server takes {limit} clients, those that may come back among them"
-            self._leave("busy", text)
+            most = f"{self._server.max_clients} clients, those that may come back among them"
+            self._leave("busy", f"the server takes {most}")
             return
         inbox = self._server.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
@@ -338,27 +335,33 @@ class StationProtocol(Protocol):
         else:
             self._server.sessions.open(self, self._machine, event, session)
 
-    def _start(self, session: Session) -> None:
+    def _start(self, session: Session) -> bool:
         if self._server.gate is not None:
             expel = partial(refuse, session)
             session.stranger = self._alarm(self.limits.handshake_timeout, expel)
-        if not self._server.start(session):
-            limit = self._server.max_handlers
-            text = f"all {limit} handlers of the server are busy (its max_handlers)"
-            self._refuse(session, "busy", text)
+        if self._server.start(session):
+            return True
+        text = f"all {self._server.max_handlers} handlers of the server are busy (its max_handlers)"
+        self._refuse(session, "busy", text)
+        return False
 
     def _refuse(self, session: Session, code: str, text: str) -> None:
         self._forget(session.flow_id)
         self._machine.finish(session.flow_id, 0, "refused", code=code, message=text)
 
-    def _arrived(self, flow_id: int) -> None:
-        """Note that the client has its token, if it hasn't shown that before."""
-        place = self._arriving.pop(flow_id, None)
-        if place is not None:
-            place.tokens.confirm()
-            if not place.started:
-                place.started = True
-                self._start(place.session)
+    def _arrived(self, event: Event) -> bool:
+        """Note that a client has its token, if it has not shown that before.
+
+        Return whether its flow is served: where it is refused then, *event* means nothing.
+        """
+        place = self._arriving.pop(event.flow_id, None) if isinstance(event, FlowEvent) else None
+        if place is None:
+            return True
+        place.tokens.confirm()
+        if place.started:
+            return True
+        place.started = True
+        return self._start(place.session)
 
     def _resume(self, event: ResumeRequested) -> None:
         if self._server.sessions is None:

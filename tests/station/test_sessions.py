@@ -117,6 +117,19 @@ def test_a_flow_goes_on_over_another_connection(peer, opened, handler):
     assert client.server.sessions.detached == 0
 
 
+def test_a_flow_that_finds_no_handler_free_is_refused_alone(opened, handler):
+    """
+    That is known as its client shows that it has its ticket: what came with that means nothing.
+    """
+    client, flow, _ = opened(max_handlers=1)
+    second = client.open(resume=MIB)
+    assert client.result(second).error["code"] == "busy"
+    client.send(flow.id, *numbers(0))
+    client.end(flow.id)
+    assert client.result(flow.id).value == 1
+    assert handler.runs == 1
+
+
 def test_the_handler_does_not_start_before_the_client_has_its_ticket(
     peer, opened, handler, hand_reactor
 ):
