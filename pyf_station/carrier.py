@@ -113,7 +113,7 @@ class StationProtocol(Protocol):
             self._only_resumes = len(server.connections) + waiting > server.max_clients
             self._watch = Watch(
                 *(server.reactor, server.clock, self._machine, self.transport),
-                flush=self._flush,
+                flush=self.flush,
                 give_up=self._give_up,
             )
 
@@ -129,8 +129,10 @@ class StationProtocol(Protocol):
 
     def buffer_updated(self, size: int) -> None:
         """Take what has been read to the buffer."""
-        self._machine.buffer_updated(size)
-        self._turns.begin()
+        if self._machine.buffer_updated(size):
+            self._turns.begin()
+        elif self._watch is not None:
+            self._watch.received()
 
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         """Note that TLS is established, and with whom."""
@@ -173,14 +175,14 @@ class StationProtocol(Protocol):
 
     def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
-        self._flush()
+        self.flush()
         count = self._machine.send_packets(flow_id, pending)
         self._write(self._machine.data_to_send())
         return count
 
     def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
         """Say the last word on the flow, and forget it."""
-        self._flush()
+        self.flush()
         self._forget(flow_id)
         self._machine.finish(flow_id, consumed, **facts)
         if place := self._places.get(flow_id):
@@ -191,12 +193,12 @@ class StationProtocol(Protocol):
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         """Count packets as taken by the handler; credit goes out where it is due."""
         self._machine.consume(flow_id, packets, size)
-        self._flush()
+        self.flush()
 
     def send_stop(self, flow_id: int) -> None:
         """Ask the client for no more packets of the flow."""
         self._machine.stop(flow_id)
-        self._flush()
+        self.flush()
 
     def break_off(self, error: RemoteProtocolError) -> None:
         """Tell the client of its breach, and close. Does nothing where that is done."""
@@ -224,8 +226,11 @@ class StationProtocol(Protocol):
         return not self._leaving and self._sessions.get(session.flow_id) is session
 
     def flush(self) -> None:
-        """Write what the machine has to say."""
-        self._flush()
+        """Write what the machine says by itself: what no credit bounds, above all."""
+        out = self._machine.data_to_send()
+        if out and self._watch is not None:
+            self._watch.replied(sum(map(len, out)))
+        self._write(out)
 
     def release(self, flow_id: int) -> None:
         """Carry a session no longer, for another connection does."""
@@ -251,7 +256,7 @@ class StationProtocol(Protocol):
     def recognise(self, flow_id: int) -> None:
         """Give the flow its full windows: its client is known now."""
         self._machine.widen(flow_id, self.limits.window_packets, self.limits.window_bytes)
-        self._flush()
+        self.flush()
 
     # What the factory calls
 
@@ -267,7 +272,7 @@ class StationProtocol(Protocol):
         if not self._leaving:
             self._draining = True
             self._machine.go_away("draining", why)
-            self._flush()
+            self.flush()
             self._settle()
 
     def end_flows(self, why: str) -> None:
@@ -304,7 +309,7 @@ class StationProtocol(Protocol):
         except RemoteProtocolError as error:
             self.break_off(error)
             return True
-        self._flush()
+        self.flush()
         if self._watch is not None and self._watch.unread > MAX_REPLIES:
             self._drown()
         self._settle()
@@ -470,7 +475,7 @@ class StationProtocol(Protocol):
 
     def _close(self) -> None:
         """Close our half, so that what was said arrives; abort where the client keeps its own."""
-        self._flush()
+        self.flush()
         self._leaving = True
         if self._watch is not None:
             self._watch.stop()
@@ -487,13 +492,6 @@ class StationProtocol(Protocol):
 
     def _alarm(self, seconds: float, function: Callable[[], object]) -> Alarm:
         return Alarm(self._server.reactor, self._server.clock, seconds, function)
-
-    def _flush(self) -> None:
-        """Write what the machine says by itself: what no credit bounds, above all."""
-        out = self._machine.data_to_send()
-        if out and self._watch is not None:
-            self._watch.replied(sum(map(len, out)))
-        self._write(out)
 
     def _write(self, out: list[bytes]) -> None:
         if out and self.connected and not self._leaving:

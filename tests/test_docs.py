@@ -417,12 +417,12 @@ def test_defaults_are_those_that_the_pages_name() -> None:
         MAX_CLIENTS,
         MAX_CLIENTS_PER_ADDRESS,
     ]
-    assert Limits().window_bytes == 1024**2
-    assert "`Limits.window_bytes` (1 MiB)" in text
+    assert Limits().window_bytes == 4 * 1024**2
+    assert "`Limits.window_bytes` (4 MiB)" in text
     assert Limits().max_packet == 16 * 1024**2
     assert "`Limits.max_packet` (16 MiB)" in text
     assert Limits().window_packets == 32768
-    assert "1 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "4 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert STOP_GRACE == 1.5
     assert "Handlers have\n1.5 seconds" in text
 

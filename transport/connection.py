@@ -249,9 +249,12 @@ class Connection(Continuation):
         """
         return None if self.state is ConnectionState.CLOSED else self._parser.get_buffer()
 
-    def buffer_updated(self, size: int) -> None:
-        """Take *size* bytes that the transport read to the start of the buffer."""
-        self._parser.buffer_updated(size)
+    def buffer_updated(self, size: int) -> bool:
+        """Take *size* bytes that the transport read to the start of the buffer.
+
+        Return whether a frame is whole now: before, there is no event.
+        """
+        return self._parser.buffer_updated(size)
 
     def receive_eof(self) -> None:
         """Note that nothing more will come."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Container, Iterable
+from contextlib import suppress
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple, cast
@@ -15,7 +16,15 @@ from typing import Any, NamedTuple, cast
 from pyf.transport import census, codec, speed
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import HEADER_ROOM, INITIAL_BYTES, LARGE, MAX_CONTROL, MAX_HELLO
+from pyf.transport.limits import (
+    HEADER_ROOM,
+    INITIAL_BYTES,
+    KIB,
+    LARGE,
+    LARGE_BATCH_BYTES,
+    MAX_CONTROL,
+    MAX_HELLO,
+)
 from pyf.transport.packet import Packet
 
 MAGIC = b"PyF!"
@@ -67,6 +76,12 @@ BATCH = Struct(">QBI")
 ARRAY32 = 0xDD
 REACH = 7
 """How many times what has come of a large frame memory is made for what is still to come."""
+SPARES = 8
+"""Buffers that are kept from large frames for the next ones, until a small frame comes."""
+SPARE = HEADER.size + BATCH.size + LARGE_BATCH_BYTES
+"""Bytes of the largest of them."""
+STEP = 4 * KIB
+"""Their sizes are multiples of this: frames of nearly the same size share them."""
 HELLO = Struct(">4sBB")
 END = Struct(">Q")
 RESULT = Struct(">QQ")
@@ -206,6 +221,8 @@ class FrameParser:
         self._needed = HEADER.size
         # Where a large frame is put together, before what is in the chunks.
         self._buffer: bytearray | None = None
+        # Where those before were: memory that is new costs as much as copying to it.
+        self._spares: deque[bytearray] = deque(maxlen=SPARES)
         self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
@@ -237,14 +254,18 @@ class FrameParser:
             if not LARGE <= missing <= REACH * come:
                 return None
             start = b"".join(self._cut(come))
-            self._buffer = bytearray(come + missing)
+            self._buffer = self._room(self._needed)
             self._buffer[:come] = start
             self._size = come
-        return memoryview(self._buffer)[self._size :]
+        return memoryview(self._buffer)[self._size : self._needed]
 
-    def buffer_updated(self, size: int) -> None:
-        """Take *size* bytes that have been read to the start of the buffer."""
+    def buffer_updated(self, size: int) -> bool:
+        """Take *size* bytes that have been read to the start of the buffer.
+
+        Return whether the frame is whole now.
+        """
         self._size += size
+        return self._size == self._needed
 
     def receive_data(self, data: bytes) -> None:
         """Store *data*."""
@@ -278,6 +299,7 @@ class FrameParser:
             self._needed = end
             return None
         self._needed = HEADER.size
+        self._spares.clear()
         self.frames += 1
         if end <= len(chunk) - at:
             self._advance(end)
@@ -286,6 +308,18 @@ class FrameParser:
             self._cut(HEADER.size)
             payload = b"".join(self._cut(length))
         return Frame(number if kind is None else kind, flow, payload)
+
+    def _room(self, size: int) -> bytearray:
+        """Return a buffer for *size* bytes: one of those before, if nobody looks at it any more."""
+        for spare in self._spares:
+            if len(spare) >= size:
+                with suppress(BufferError):  # One that is looked at refuses to change its size.
+                    spare.append(spare.pop())
+                    return spare
+        room = bytearray(size + -size % STEP)
+        if size <= SPARE:
+            self._spares.append(room)
+        return room
 
     def _fill(self, data: bytes) -> bytes:
         """Copy *data* to where it belongs in the buffer; return what goes beyond that."""
@@ -298,13 +332,13 @@ class FrameParser:
 
     def _from_buffer(self, buffer: bytearray) -> Frame:
         """Return the frame that fills *buffer*."""
+        payload = memoryview(buffer)[HEADER.size : self._needed]
         self._buffer = None
-        self._size -= len(buffer)
+        self._size -= self._needed
         self._needed = HEADER.size
         self.frames += 1
         _, number, flow = HEADER.unpack_from(buffer)
         kind = _KNOWN.get(number)
-        payload = memoryview(buffer)[HEADER.size :]
         content = cast("bytes", payload) if kind in _BATCHES else bytes(payload)
         return Frame(number if kind is None else kind, flow, content)
 

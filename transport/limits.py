@@ -42,8 +42,8 @@ MAX_NAME = 200
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
-LARGE_BATCH_BYTES = 272 * KIB
-"""The same for packets of LARGE values and little else: a frame for every four packets of 64 KiB,
+LARGE_BATCH_BYTES = 528 * KIB
+"""The same for packets of LARGE values and little else: a frame for every eight packets of 64 KiB,
 since what is done for each frame takes as long as copying a hundred KiB."""
 
 TURN_BYTES = 3 * LARGE_BATCH_BYTES
@@ -107,9 +107,9 @@ class Limits:
     window_packets: int = 32768
     """Packets of one flow that may be on the way or wait unread, each way."""
 
-    window_bytes: int = 1 * MIB
+    window_bytes: int = 4 * MIB
     """Bytes of packets of one flow that may be on the way or wait unread, each way: a round trip
-    of 8 ms at 1 Gbit/s. One packet of any size may pass while half of it is open."""
+    of 32 ms at 1 Gbit/s. One packet of any size may pass while half of it is open."""
 
     retention: int = 1 * MIB
     """Bytes of packets of one flow that a client keeps until the handler has taken them, where the

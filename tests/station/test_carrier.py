@@ -14,8 +14,8 @@ from pyf.station.pace import TURN
 from pyf.transport import BadFlowEnding, Limits, encode_packet
 from pyf.transport.budget import BUDGETS, Allowance
 from pyf.transport.events import GoAwayReceived, ResultReceived
-from pyf.transport.frames import FrameType, encode_frame
-from pyf.transport.limits import MAX_REPLIES
+from pyf.transport.frames import FrameType, encode_batch, encode_frame
+from pyf.transport.limits import LARGE, MAX_REPLIES
 
 PING = b"".join(encode_frame(FrameType.PING, 0, bytes(8)))
 STEP = 0.5
@@ -253,6 +253,32 @@ def test_a_frame_has_its_time_whatever_came_before_it(peer):
         assert not client.transport.half_closed
     passes(client, 1)
     assert client.transport.half_closed
+
+
+def test_each_part_of_a_large_frame_is_a_sign_of_life(peer):
+    """The handler hears of the whole frame alone."""
+    taken = []
+
+    async def handler(flow, client):
+        async for packet in flow:
+            taken.append(packet)
+
+    client = peer(handler, limits=Limits(frame_timeout=1000.0))
+    flow = client.open({"n": 0})
+    packet = encode_packet({"data": bytes(8 * LARGE)})
+    frame = b"".join(encode_batch(FrameType.DATA, flow, 0, 1, packet))
+    client.protocol.dataReceived(frame[: 2 * LARGE])
+    rest = memoryview(frame)[2 * LARGE :]
+    while rest:
+        passes(client, 9)
+        assert taken == [{"n": 0}]
+        buffer = client.protocol.get_buffer()
+        size = min(LARGE, len(rest))
+        buffer[:size] = rest[:size]
+        client.protocol.buffer_updated(size)
+        rest = rest[size:]
+    assert taken[1:] == [{"data": bytes(8 * LARGE)}]
+    assert not client.transport.half_closed
 
 
 def test_a_connection_without_a_flow_is_closed_in_the_end(peer, logged):

@@ -13,6 +13,7 @@ from pyf.transport.frames import (
     BATCH,
     HEADER,
     RESULT,
+    SPARE,
     Frame,
     FrameParser,
     FrameType,
@@ -139,6 +140,58 @@ def test_a_frame_in_its_buffer_is_not_copied():
     reader.buffer_updated(len(buffer))
     frame: Any = reader.next_frame()
     assert frame.payload.obj is buffer.obj
+
+
+def large_frame(reader: FrameParser, fill: bytes, size: int = 5 * LARGE) -> Any:
+    """
+    Return a frame that has been read into a buffer.
+    """
+    reader.receive_data(HEADER.pack(size, FrameType.DATA, 1) + fill * (size // 5))
+    assert reader.next_frame() is None
+    buffer = reader.get_buffer()
+    assert buffer is not None
+    buffer[:] = fill * len(buffer)
+    assert not reader.buffer_updated(len(buffer) - 1)
+    assert reader.buffer_updated(1)
+    return reader.next_frame()
+
+
+def test_a_buffer_is_used_again_once_nobody_looks_at_its_frame():
+    """What a reader still has does not change under him."""
+    reader = parser()
+    first, second = large_frame(reader, b"1"), large_frame(reader, b"2")
+    assert second.payload.obj is not first.payload.obj
+    buffer = first.payload.obj
+    assert bytes(first.payload) == b"1" * 5 * LARGE
+    del first
+    third = large_frame(reader, b"3")
+    assert third.payload.obj is buffer
+    assert bytes(second.payload) == b"2" * 5 * LARGE
+    assert bytes(third.payload) == b"3" * 5 * LARGE
+
+
+def test_a_buffer_that_is_too_small_is_left_to_the_next_frame_that_fits():
+    reader = parser()
+    small = large_frame(reader, b"s").payload.obj
+    larger = large_frame(reader, b"l", 10 * LARGE).payload.obj
+    assert larger is not small
+    assert large_frame(reader, b"s").payload.obj is small
+    assert large_frame(reader, b"l", 10 * LARGE).payload.obj is larger
+
+
+def test_buffers_are_let_go_as_a_small_frame_comes():
+    """A connection that has nothing large to ship any more keeps no memory for it."""
+    reader = parser()
+    buffer = large_frame(reader, b"x").payload.obj
+    reader.receive_data(b"".join(encode_frame(FrameType.PING, 0, bytes(8))))
+    assert reader.next_frame() is not None
+    assert large_frame(reader, b"x").payload.obj is not buffer
+
+
+def test_a_frame_beyond_a_batch_of_large_packets_leaves_no_buffer():
+    reader = parser()
+    buffer = large_frame(reader, b"x", SPARE).payload.obj
+    assert large_frame(reader, b"x", SPARE).payload.obj is not buffer
 
 
 def test_bytes_that_come_one_by_one_are_collected():

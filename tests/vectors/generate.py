@@ -221,7 +221,7 @@ def hello(magic: bytes = b"PyF!", least: int = 1, most: int = 1, **changes: Any)
         "max_packet": number(16777216),
         "max_header": number(65536),
         "window_packets": number(32768),
-        "window_bytes": number(1048576),
+        "window_bytes": number(4194304),
         "min_ping_interval": {"float": "3ff0000000000000"},
         "required": {"list": []},
         "software": "pyf.station",
