@@ -1,18 +1,20 @@
-"""The server and the blocking client pass the catalogue of negative cases, on their sockets."""
+"""The server and each client pass the catalogue of negative cases, on their sockets."""
 
 import json
 import socket
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyf.station.link import Link
-from pyf.station.wire import Wire
-from pyf.transport import Connection, Limits, ProtocolError, RemoteProtocolError, Role
-from pyf.transport.events import GoAwayReceived, HelloReceived
+from pyf.transport import Connection, Limits, RemoteProtocolError, Role
+from pyf.transport.events import FlowOpened, GoAwayReceived, HelloReceived
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS
 
+HOST = "127.0.0.1"
+WAIT = 30.0
 CATALOGUE = Path(__file__).resolve().parent.parent / "vectors" / "catalogue.json"
 LEAST = Limits(
     max_packet=INITIAL_BYTES,
@@ -50,30 +52,32 @@ def test_the_server_refuses_it(peer, case):
     assert client.transport.half_closed
 
 
-@pytest.mark.parametrize("case", cases("client"))
-def test_the_blocking_client_refuses_it(case):
-    """The call fails with the breach, which the server is told."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        link = Link(Wire(ours), LEAST)
-        try:
-            link.open(None, waits=True)
-            theirs.sendall(bytes.fromhex(case["hex"]))
-
-            def suffer() -> None:
-                while True:
-                    link.take_messages()
-                    link.wait()
-
-            with pytest.raises(RemoteProtocolError) as caught:
-                suffer()
-        finally:
-            link.close()
-        heard = b"".join(iter(lambda: theirs.recv(65536), b""))
-    assert isinstance(caught.value, ProtocolError)
-    assert caught.value.code == case["code"]
+def answer(listening: socket.socket, data: bytes) -> list[str]:
+    """
+    Say *data* to the next client, once it has opened a flow; return the codes that it goes with.
+    """
+    peer, _ = listening.accept()
     listener = Connection(Role.SERVER)
-    listener.receive_data(heard)
-    events = list(iter(listener.next_event, None))
+    events: list[Any] = []
+    with peer, suppress(ConnectionResetError):
+        peer.settimeout(WAIT)
+        while heard := peer.recv(65536):
+            listener.receive_data(heard)
+            news = list(iter(listener.next_event, None))
+            if any(isinstance(event, FlowOpened) for event in news):
+                peer.sendall(data)
+            events += news
     assert isinstance(events[0], HelloReceived)
-    assert [event.code for event in events if isinstance(event, GoAwayReceived)] == [case["code"]]
+    return [event.code for event in events if isinstance(event, GoAwayReceived)]
+
+
+@pytest.mark.parametrize("case", cases("client"))
+def test_each_client_refuses_it(connect, thread, case):
+    """The flow fails with the breach, which the server is told."""
+    with socket.create_server((HOST, 0)) as listening:
+        codes = thread(lambda: answer(listening, bytes.fromhex(case["hex"])))
+        client = connect(HOST, listening.getsockname()[1], limits=LEAST)
+        with pytest.raises(RemoteProtocolError) as caught, client.open() as flow:
+            deque(flow, maxlen=0)
+        assert caught.value.code == case["code"]
+        assert codes() == [case["code"]]
