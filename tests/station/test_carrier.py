@@ -257,11 +257,12 @@ def test_a_frame_has_its_time_whatever_came_before_it(peer):
 
 def test_each_part_of_a_large_frame_is_a_sign_of_life(peer):
     """The handler hears of the whole frame alone."""
-    taken = []
+    taken = 0
 
     async def handler(flow, client):
-        async for packet in flow:
-            taken.append(packet)
+        nonlocal taken
+        async for _ in flow:
+            taken += 1
 
     client = peer(handler, limits=Limits(frame_timeout=1000.0))
     flow = client.open({"n": 0})
@@ -271,13 +272,13 @@ def test_each_part_of_a_large_frame_is_a_sign_of_life(peer):
     rest = memoryview(frame)[2 * LARGE :]
     while rest:
         passes(client, 9)
-        assert taken == [{"n": 0}]
+        assert taken == 1
         buffer = client.protocol.get_buffer()
         size = min(LARGE, len(rest))
         buffer[:size] = rest[:size]
         client.protocol.buffer_updated(size)
         rest = rest[size:]
-    assert taken[1:] == [{"data": bytes(8 * LARGE)}]
+    assert taken == 2
     assert not client.transport.half_closed
 
 
