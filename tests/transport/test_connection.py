@@ -1090,13 +1090,15 @@ def test_a_large_frame_of_a_stranger_is_refused_by_its_head(stranger, flow):
     assert caught.value.code == "frame_length"
 
 
-def test_what_was_known_on_one_connection_is_on_the_next(stranger):
-    """A flow that goes on keeps its large packets."""
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_known_on_one_connection_is_on_the_next(stranger, known):
+    """A flow that goes on keeps its large packets; or its client has to be known there first."""
     client, server = stranger
     flow = client.open_flow(ROW, resume=MIB)
     carry(client, server)
     server.open_session(flow, TICKET, MIB)
-    server.widen(flow, 32768, MIB)
+    if known:
+        server.widen(flow, 32768, MIB)
     carry(server, client)
     again, theirs = Connection(CLIENT), Connection(SERVER, strangers=True)
     carry(again, theirs)
@@ -1104,6 +1106,12 @@ def test_what_was_known_on_one_connection_is_on_the_next(stranger):
     number = again.resume_flow(client.flow(flow), TICKET)
     (request,) = carry(again, theirs)
     theirs.resume(number, server.flow(flow), request, TICKET, 2)
-    carry(theirs, again)
-    assert again.send_packets(number, deque([encode_packet(LARGE_ROW)])) == 1
+    news = carry(theirs, again)
+    assert any(isinstance(event, CreditReceived) for event in news) is known
+    pending = deque([encode_packet(LARGE_ROW)])
+    if not known:
+        assert again.send_packets(number, pending) == 0
+        theirs.widen(number, 32768, MIB)
+        carry(theirs, again)
+    assert again.send_packets(number, pending) == 1
     assert [event.batch.packets for event in carry(again, theirs)[-1:]] == [1]
