@@ -127,8 +127,10 @@ def started(source: str, argument: str) -> Generator["subprocess.Popen[str]"]:
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()  # It goes on for ever, and would be waited for.
 
 
 def line(process: "subprocess.Popen[str]") -> str:
