@@ -22,6 +22,8 @@ class ZeroMq(Contestant):
     def __init__(self, name: str, title: str, how: str, *, batched: bool) -> None:
         self.name, self.title, self.how = name, title, how
         self.batched = batched
+        # One for all runs: a server's DEALER may still answer a socket that has gone.
+        self._sockets: dict[int, Any] = {}
 
     def plays(self, case: Case) -> bool:
         return super().plays(case) and not (self.batched and case.kind in {"trip", "call"})
@@ -40,19 +42,24 @@ class ZeroMq(Contestant):
         socket.connect(f"tcp://{HOST}:{port}")
         return socket
 
+    def _connected(self, port: int) -> Any:
+        if port not in self._sockets:
+            self._sockets[port] = self._connect(port)
+        return self._sockets[port]
+
     def there(self, port: int, case: Case) -> int:
-        socket = self._connect(port)
+        socket = self._connected(port)
         send_all(socket, self._messages(case), case)
         return int(socket.recv())
 
     def back(self, port: int, case: Case) -> int:
-        socket = self._connect(port)
+        socket = self._connected(port)
         socket.send(b"%d" % case.count)
         return self._sum(socket, case)
 
     def both(self, port: int, case: Case) -> int:
         # A socket is for one thread: here one takes what comes back, as its guide says.
-        outward = self._connect(port)
+        outward = self._connected(port)
         socket = zmq.Context.instance().socket(zmq.PULL)
         inward = socket.bind_to_random_port(f"tcp://{HOST}")
         outward.send(b"%d" % inward)
@@ -64,7 +71,7 @@ class ZeroMq(Contestant):
     def trip(self, port: int, case: Case) -> list[float]:
         encode, decode = msgspec_codec(case, batched=False)
         packet = next(case.packets())
-        socket = self._connect(port)
+        socket = self._connected(port)
 
         def step() -> None:
             socket.send(encode(packet))
