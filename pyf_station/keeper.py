@@ -110,7 +110,7 @@ class KeptLink:
         self.start: int = 0
         """Packets of the flow that are not asked for: earlier sessions have handled them."""
         self.packet_size: int = 1
-        """Bytes of a packet of the last batch that was taken in, on average."""
+        """Bytes of a packet of those that left last, on average."""
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
         self._deadline = deadline
@@ -268,10 +268,14 @@ class KeptLink:
         if self._spoiled is not None:
             raise self._spoiled
         if self.pending and self.wanted:
+            machine, flow_id = self._machine, self._flow_id
+            before = machine.sent_bytes(flow_id)
             try:
-                self._machine.send_packets(self._flow_id, self.pending)
+                count = machine.send_packets(flow_id, self.pending)
             finally:
-                self.sent = self._machine.sent(self._flow_id)
+                self.sent = machine.sent(flow_id)
+            if count:
+                self.packet_size = (machine.sent_bytes(flow_id) - before) // count
 
     def _end(self) -> None:
         if self.result is None:

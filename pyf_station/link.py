@@ -61,8 +61,6 @@ class Link(KeptLink):
         self.pending.extend(encode_each(gate, source))
         with self._lock:
             given = self.sent + len(self.pending) - before
-            if self.pending:
-                self.packet_size = sum(map(len, self.pending)) // len(self.pending)
         return given < count and bool(gate)
 
     def send(self) -> bool:

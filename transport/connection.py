@@ -206,6 +206,10 @@ class Connection(Continuation):
         """Return the number of packets sent on an open flow."""
         return self._flow(flow_id).send.sent_packets
 
+    def sent_bytes(self, flow_id: int) -> int:
+        """Return the number of bytes of packets sent on an open flow."""
+        return self._flow(flow_id).send.sent_bytes
+
     def room(self, flow_id: int) -> tuple[int, int]:
         """Return how many packets, and how many bytes of them, may be sent on an open flow now."""
         send = self._flow(flow_id).send

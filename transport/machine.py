@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import cast
 
 from pyf.transport import census, frames
 from pyf.transport.budget import Budget
@@ -16,7 +14,7 @@ from pyf.transport.errors import (
 )
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
-from pyf.transport.pieces import Encoded, Pending, flatten, weigh
+from pyf.transport.pieces import Pending, weigh
 from pyf.transport.resume import LAST_WORDS, FlowMachine
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -149,14 +147,13 @@ class Machine:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         total = 0
         while pending:
-            batch = flow.send.take(pending, self._largest(flow, most))
+            batch, buffers, size = flow.send.take(pending, self._largest(flow, most))
             if not batch:
                 self._check_size(flow, pending, most)
                 break
             if len(batch) == 1 and self.role is Role.CLIENT:
                 # What a server sends was weighed in its handler's thread.
                 weigh(batch[0], self._packet_bounds)
-            buffers, size = _in_a_row(batch)
             flow.state = advance_flow(flow.state, self._batch_frame)
             first = flow.send.sent_packets
             frame = frames.encode_batch(self._batch_frame, flow.id, first, len(batch), *buffers)
@@ -205,12 +202,3 @@ class Machine:
             text = f"the server takes {limit} flows on one connection (its Limits.max_flows)"
             return "too_many_flows", text
         return None
-
-
-def _in_a_row(batch: list[Encoded]) -> tuple[list[bytes], int]:
-    """Return the buffers of the packets in *batch*, small ones joined, and their size."""
-    if len(batch) > 1:
-        with suppress(TypeError):  # Some are in pieces.
-            joined = b"".join(cast("list[bytes]", batch))
-            return [joined], len(joined)
-    return flatten(batch), sum(map(len, batch))

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pyf.transport import census
 from pyf.transport.census import Bounds
@@ -94,6 +94,15 @@ def weigh(packet: Encoded, bounds: Bounds) -> None:
     size = packet.small if isinstance(packet, Pieces) else len(packet)
     if size > bounds.harmless:
         census.weigh(b"".join(flatten([packet])), bounds)
+
+
+def in_a_row(packets: list[Encoded]) -> tuple[list[bytes], int]:
+    """Return the buffers of *packets*, those that are not in pieces joined, and their size."""
+    if len(packets) > 1:
+        with suppress(TypeError):  # Some are in pieces.
+            joined = b"".join(cast("list[bytes]", packets))
+            return [joined], len(joined)
+    return flatten(packets), sum(map(len, packets))
 
 
 def flatten(packets: Iterable[Encoded]) -> list[bytes]:

@@ -15,8 +15,8 @@ from bisect import bisect_right
 from itertools import accumulate, takewhile
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
-from pyf.transport.pieces import Encoded, Pending, is_bulk
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE_BATCH_BYTES, MAX_WINDOW
+from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
 
 class SendWindow:
@@ -60,29 +60,33 @@ class SendWindow:
         """Return how many packets of *size* bytes each, 1 at least, may be sent now."""
         return max(0, min(self.open_packets, self.open_bytes // size or self.fits(1, size)))
 
-    def take(self, pending: Pending, largest: int) -> list[Encoded]:
+    def take(self, pending: Pending, largest: int) -> tuple[list[Encoded], list[bytes], int]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
-        One of more than *largest* bytes stays. None may be sent: an empty list.
+        Return them, the buffers to be written for them, and their size. One of more than *largest*
+        bytes stays. None may be sent: an empty list.
         """
         count = min(len(pending), BATCH_PACKETS, self.open_packets)
         if count <= 0:
-            return []
+            return [], [], 0
         size, bulk = len(pending[0]), is_bulk(pending[0])
         room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
         if 2 * size > room:
-            return [pending.popleft()] if size <= largest and self.fits(1, size) else []
-        if bulk:
-            count = min(count, LARGE_BATCH_BYTES // LARGE)
+            batch = [pending.popleft()] if size <= largest and self.fits(1, size) else []
+            return batch, *in_a_row(batch)
+        # Not many more than fit, if they are like the first: the others have to go back.
+        count = min(count, 2 * room // max(1, size))
         batch = [pending.popleft() for _ in range(count)]
-        if sum(map(len, batch)) > room:
+        buffers, size = in_a_row(batch)
+        if bulk or size > room:
             count = bisect_right(list(accumulate(map(len, batch))), room)
-        if bulk:
-            # Of other packets, so large a frame could become more objects than the peer allows.
-            count = min(count, len(list(takewhile(is_bulk, batch))))
-        pending.extendleft(reversed(batch[count:]))
-        del batch[count:]
-        return batch
+            if bulk:
+                # Of other packets, so large a frame could become more objects than the peer allows.
+                count = min(count, len(list(takewhile(is_bulk, batch))))
+            pending.extendleft(reversed(batch[count:]))
+            del batch[count:]
+            buffers, size = in_a_row(batch)
+        return batch, buffers, size
 
     def spend(self, packets: int, size: int) -> None:
         """Count a batch as sent."""

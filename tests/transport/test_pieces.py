@@ -84,7 +84,7 @@ def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_ha
     pending = deque(packets)
     taken = []
     while pending:
-        batch = window.take(pending, 5 * BATCH_BYTES)
+        batch, *_ = window.take(pending, 5 * BATCH_BYTES)
         size = sum(map(len, batch))
         assert len(batch) == 1 or size <= (LARGE_BATCH_BYTES if is_bulk(batch[0]) else BATCH_BYTES)
         assert all(map(is_bulk, batch)) or size <= BATCH_BYTES or len(batch) == 1
@@ -95,10 +95,10 @@ def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_ha
 def test_a_frame_is_not_larger_than_a_packet_may_be():
     window = SendWindow(2**20, 2**30)
     pending = deque([bulk(LARGE)] * 8)
-    assert len(window.take(pending, 3 * LARGE)) == 2
+    assert len(window.take(pending, 3 * LARGE)[0]) == 2
 
 
 def test_eight_packets_of_64_kib_make_a_frame():
     window = SendWindow(2**20, 2**30)
     pending = deque([encode_pieces({"number": 2**40, "data": bytes(2**16)})] * 17)
-    assert [len(window.take(pending, 2**24)) for _ in range(3)] == [8, 8, 1]
+    assert [len(window.take(pending, 2**24)[0]) for _ in range(3)] == [8, 8, 1]

@@ -361,6 +361,42 @@ def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
     assert list(first) == list(second) == names
 
 
+NAMES = st.sampled_from([f"name{n}" for n in range(14)] + ["é", "n" * 31, "n" * 32])
+WIDE = st.dictionaries(NAMES, within(COMMON), min_size=10)
+
+
+@given(WIDE, st.lists(st.permutations(range(17)) | st.just(None), max_size=12), st.data())
+def test_both_decode_wide_packets_whether_their_names_are_those_of_the_one_before(
+    agree, packet, orders, data
+):
+    """Some are in another order, lack a name, have one twice, or are cut off."""
+    encoded = codec.encode_packet(packet)
+    packets = [encoded]
+    for order in orders:
+        names = list(packet)
+        if order is not None:
+            names = [names[n] for n in order if n < len(names)][data.draw(st.integers(0, 1)) :]
+        head = b"\xde" + (len(names) + 1).to_bytes(2, "big")
+        once = codec.encode_packet({name: packet[name] for name in names})
+        twice = head + once[1 if len(names) < 16 else 3 :] + b"\xa5name0\x07"
+        packets.append(data.draw(st.sampled_from([once, twice])))
+    whole = array(packets)
+    agree(whole, len(packets))
+    agree(whole[: data.draw(st.integers(0, len(whole)))], len(packets))
+
+
+@pytest.mark.parametrize("count", [11, 12, 100, 30_000])
+def test_packets_of_the_same_many_names_share_nothing_but_these(compiled, count):
+    names = [f"name{n}" for n in range(count)]
+    data = array([codec.encode_packet(dict.fromkeys(names, n)) for n in range(3)])
+    packets = compiled.decode_maps(data, 3)
+    assert [set(packet.values()) for packet in packets] == [{0}, {1}, {2}]
+    packets[0].clear()
+    packets[1]["more"] = packets[1]
+    assert gc.is_tracked(packets[1])
+    assert packets[2] == dict.fromkeys(names, 2)
+
+
 @pytest.mark.parametrize("text", ["é" * 2**20, "a" * (2**20 - 1) + "é" * 9, "a" * 2**21 + "😀"])
 def test_a_long_text_is_put_together_from_pieces_of_it(agree, text):
     """It is cut between bytes, where a character may lie across."""
