@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from pyf.transport import speed
+from pyf.transport.intake import EACH
 from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
-from pyf.transport.pieces import Encoded, encode_pieces
+from pyf.transport.pieces import Encoded
+from pyf.transport.speed import Intake
 
 MOST: Final = BATCH_BYTES
 """Bytes of messages that a handler may say before it waits for them to leave: a thousand small
@@ -20,11 +20,8 @@ ones, since a change of threads costs as much as a hundred."""
 MOST_LARGE: Final = LARGE_BATCH_BYTES
 """The same for large ones: a frame of them."""
 
-EACH: Final = 32
-"""Bytes that a message counts for, beside its own: what the object around them takes."""
 
-
-class Outbox:
+class Outbox(Intake):
     """Messages that have not left yet, encoded. The reactor's thread alone takes from them.
 
     *wake* has the reactor look. *check* is asked of messages of more than *most* bytes, and raises
@@ -35,16 +32,12 @@ class Outbox:
     __slots__ = (
         "_changed",
         "_check",
-        "_encode",
         "_most",
         "_mosts",
         "_refuse",
-        "_room",
         "_waiters",
         "_wake",
         "lock",
-        "pending",
-        "resting",
         "shut",
     )
 
@@ -55,16 +48,13 @@ class Outbox:
         refuse: Callable[[], object],
         most: int = MOST,
     ) -> None:
-        self.pending: deque[Encoded] = deque()
+        self._mosts = min(most, MOST), min(most, MOST_LARGE)
+        self._most = self._mosts[False]
+        super().__init__(self._most)
         self.lock: threading.Lock = threading.Lock()
         """Guards all but ``pending``, which is safe by itself."""
-        self.resting: bool = True
-        """Whether nobody would look at a message, unless he was woken."""
         self.shut: bool = False
         """Whether no more messages are taken."""
-        self._mosts = min(most, MOST), min(most, MOST_LARGE)
-        self._most = self._room = self._mosts[False]
-        self._encode: Callable[[dict[str, Any]], Encoded] = speed.encode_packet
         self._changed = threading.Condition(self.lock)
         self._waiters: list[Deferred[None]] = []
         self._wake = wake
@@ -73,41 +63,26 @@ class Outbox:
 
     # What the handler does; callable from any thread
 
-    def add(self, packet: dict[str, Any]) -> bool:
-        """Add a message; return whether to wait before the next.
+    def add_slowly(self, data: Encoded) -> bool:
+        """Add a message where there is no room, or it may not be added at all.
 
-        Raises TypeError or PacketError for what cannot travel, and what *check* and *refuse* do.
+        Raises what *check* and *refuse* do.
         """
-        data = self._encode(packet)
-        # No lock: this is done for each message. Threads that share the outbox may make room count
-        # too few of them, until it is counted anew.
-        room = self._room - len(data) - EACH
-        if room < 0:
-            return self._add_slowly(data)
-        self._room = room
-        self.pending.append(data)
-        # Looked at last: whoever goes to rest looks for messages last.
-        if self.resting:
-            self._stir()
-        return False
-
-    def _add_slowly(self, data: Encoded) -> bool:
-        """Add a message where there is no room, or it may not be added at all."""
         self._check(data)
-        # Where one is large, so is the next, as a rule: its values are not copied then.
-        large = len(data) >= LARGE
-        self._encode = encode_pieces if large else speed.encode_packet
+        # Where one is large, so is the next, as a rule.
+        self.bulky = large = len(data) >= LARGE
         with self.lock:
             if self.shut:
                 self._refuse()
                 return False
             self.pending.append(data)
-            self._room -= len(data) + EACH + self._most - self._mosts[large]
+            self.space -= len(data) + EACH + self._most - self._mosts[large]
             self._most = self._mosts[large]
         self._wake()
         return self.full
 
-    def _stir(self) -> None:
+    def stir(self) -> None:
+        """Wake the reactor; raises what *refuse* does."""
         with self.lock:
             if self.shut:
                 self._refuse()
@@ -134,7 +109,7 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether to wait before the next message."""
-        return self._room < 0 and not self.shut
+        return self.space < 0 and not self.shut
 
     # What the reactor does
 
@@ -143,7 +118,7 @@ class Outbox:
         if not self.shut:
             # A copy, which is made in one step: threads add messages meanwhile.
             left = self.pending.copy()
-            self._room = self._most - sum(map(len, left)) - EACH * len(left)
+            self.space = self._most - sum(map(len, left)) - EACH * len(left)
         self._changed.notify_all()
 
     def rest(self) -> bool:
@@ -157,7 +132,7 @@ class Outbox:
     def close(self) -> None:
         """Take no more messages, under the lock. Callable from any thread."""
         self.shut = self.resting = True
-        self._room = -1
+        self.space = -1
         self._changed.notify_all()
 
     def wake_waiters(self) -> None:

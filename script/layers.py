@@ -143,6 +143,7 @@ ROOMS = (
         (
             "pyf.transport.frames",
             "pyf.transport.speed",
+            "pyf.transport.intake",
             "pyf.transport.codec",
             "pyf.transport.pieces",
             "pyf.transport.census",

@@ -26,8 +26,9 @@ from libc.string cimport memcmp, memcpy
 import datetime
 import decimal
 import uuid
+from collections import deque
 
-from pyf.transport import codec, limits, packet as packets
+from pyf.transport import codec, intake, limits, packet as packets, pieces
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
@@ -82,6 +83,7 @@ cdef object UTC = get_utc()
 cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
+cdef Py_ssize_t ROUND = intake.EACH  # bytes around a packet
 
 
 # Values to bytes
@@ -116,6 +118,31 @@ cdef class encode_each:
             raise StopIteration
         self.at += 1
         return encode(next(self.source))
+
+
+cdef class Intake:
+    """The front of a queue of packets; see ``pyf.transport.intake.Intake``."""
+
+    cdef public object pending
+    cdef public Py_ssize_t space
+    cdef public bint bulky
+    cdef public bint resting
+
+    def __init__(self, Py_ssize_t space):
+        self.pending, self.space = deque(), space
+        self.bulky, self.resting = False, True
+
+    def add(self, packet):
+        """Add a packet; return whether to wait before the next."""
+        data = pieces.encode_pieces(packet) if self.bulky else encode(packet)
+        cdef Py_ssize_t space = self.space - len(data) - ROUND
+        if space < 0:
+            return self.add_slowly(data)
+        self.space = space
+        self.pending.append(data)
+        if self.resting:
+            self.stir()
+        return False
 
 
 cdef object encode(object packet):

@@ -147,7 +147,7 @@ def test_one_that_is_closed_while_a_message_is_added_refuses_it_or_drops_it(owne
     The room that a thread has counted may be written after the close.
     """
     close(owner)
-    owner.outbox._room = MOST
+    owner.outbox.space = MOST
     assert not owner.outbox.add({})
     owner.refusal = LocalProtocolError("too late", code="answered")
     with pytest.raises(LocalProtocolError):

@@ -1,0 +1,75 @@
+"""Where packets enter a queue: what is counted, who is woken, compiled or not."""
+
+from typing import Any
+
+import pytest
+
+from pyf.transport import UnsupportedValue, speed
+from pyf.transport.codec import encode_packet
+from pyf.transport.intake import EACH, Intake
+from pyf.transport.limits import LARGE
+from pyf.transport.pieces import Pieces
+
+
+@pytest.fixture(params=[Intake, speed.Intake], ids=["python", "as used"])
+def intake(request: pytest.FixtureRequest) -> Any:
+    """
+    One with room for two small packets, and what happened to it in ``told``.
+    """
+
+    class Queue(request.param):
+        def __init__(self) -> None:
+            super().__init__(2 * (EACH + 4))
+            self.told: list[Any] = []
+
+        def add_slowly(self, data):
+            self.told.append(data)
+            return True
+
+        def stir(self):
+            self.told.append("woken")
+
+    return Queue()
+
+
+def test_packets_are_encoded_and_counted(intake):
+    assert intake.add({"n": 1}) is False
+    assert (list(intake.pending), intake.space) == ([encode_packet({"n": 1})], EACH + 4)
+
+
+def test_who_takes_packets_is_woken_as_long_as_he_rests(intake):
+    assert intake.resting
+    intake.add({})
+    intake.resting = False
+    intake.add({})
+    assert intake.told == ["woken"]
+    assert len(intake.pending) == 2
+
+
+def test_what_there_is_no_room_for_is_left_to_the_queue(intake):
+    intake.space = EACH
+    assert intake.add({}) is True
+    assert intake.told == [encode_packet({})]
+    assert not intake.pending
+    assert intake.space == EACH
+
+
+def test_large_values_are_not_copied_where_there_were_such_of_late(intake):
+    value = bytes(LARGE)
+    intake.space, intake.bulky = 2**20, True
+    intake.add({"data": value})
+    (packet,) = intake.pending
+    assert isinstance(packet, Pieces)
+    assert packet.buffers[-1] is value
+
+
+def test_what_cannot_travel_is_not_added(intake):
+    for bulky in (False, True):
+        intake.bulky = bulky
+        with pytest.raises(UnsupportedValue):
+            intake.add({"n": object()})
+        with pytest.raises(TypeError):
+            intake.add([])
+    assert not intake.pending
+    assert intake.told == []
+    assert intake.space == 2 * (EACH + 4)
