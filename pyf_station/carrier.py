@@ -227,10 +227,10 @@ class StationProtocol(Protocol):
 
     def flush(self) -> None:
         """Write what the machine says by itself: what no credit bounds, above all."""
-        out = self._machine.data_to_send()
-        if out and self._watch is not None:
-            self._watch.replied(sum(map(len, out)))
-        self._write(out)
+        if out := self._machine.data_to_send():
+            if self._watch is not None:
+                self._watch.replied(sum(map(len, out)))
+            self._write(out)
 
     def release(self, flow_id: int) -> None:
         """Carry a session no longer, for another connection does."""

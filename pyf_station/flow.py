@@ -168,10 +168,6 @@ def _next_turn(session: Session) -> Deferred[None]:
     return turn
 
 
-def _in_list(item: Item) -> list[Item]:
-    return [item]
-
-
 class AsyncFlow(_Reader):
     """The packets of a flow, the header first, for a coroutine: ``async for``, ``await next()``.
 
@@ -226,21 +222,20 @@ class AsyncFlow(_Reader):
         try:
             coming = self._inbox.get()
             waits = not coming.called
-            # In a list: anext() with a default takes a tuple that is sent to it for arguments.
-            [item] = await coming.addCallback(_in_list)
+            item = await coming
             if waits:
                 self._decoder.pace.begin()
-            decode = await self._decoded(item)
+            decode = None
+            if isinstance(item, Batch) and (item.heavy or self._decoder.pace.over):
+                decode = await self._decoded(item)
         finally:
             session.reading = False
         return self._accept(item, decode)
 
-    async def _decoded(self, item: Item) -> Decode | None:
-        """Decode *item*, if it is a batch; return what then gives its packets."""
-        if not isinstance(item, Batch):
-            return None
+    async def _decoded(self, batch: Batch) -> Decode:
+        """Decode *batch*; return what then gives its packets."""
         try:
-            packets = await self._decoder.run(item.decode_maps, heavy=item.heavy)
+            packets = await self._decoder.run(batch.decode_maps, heavy=batch.heavy)
         except RemoteProtocolError as error:
             return partial(_refuse, error)
         return lambda: packets

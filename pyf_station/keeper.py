@@ -268,14 +268,14 @@ class KeptLink:
         if self._spoiled is not None:
             raise self._spoiled
         if self.pending and self.wanted:
-            machine, flow_id = self._machine, self._flow_id
-            before = machine.sent_bytes(flow_id)
+            window = self._machine.flow(self._flow_id).send
+            before = window.sent_bytes
             try:
-                count = machine.send_packets(flow_id, self.pending)
+                count = self._machine.send_packets(self._flow_id, self.pending)
             finally:
-                self.sent = machine.sent(flow_id)
+                self.sent = window.sent_packets
             if count:
-                self.packet_size = (machine.sent_bytes(flow_id) - before) // count
+                self.packet_size = (window.sent_bytes - before) // count
 
     def _end(self) -> None:
         if self.result is None:

@@ -113,7 +113,8 @@ class Link(KeptLink):
 
     def take_messages(self) -> list[Packet]:
         """Return the packets of one batch that has come back; as ``take_maps`` does."""
-        return list(codec.unroll(self.take_maps())[1])
+        maps = self.take_maps()
+        return list(codec.unroll(maps)[1]) if maps else []
 
     def take_maps(self) -> list[dict[str, Any]]:
         """Return the packets of one batch that has come back, none if none has: for ``unroll``.
@@ -131,9 +132,9 @@ class Link(KeptLink):
                 self._break(error)
             raise
         with self._lock:
-            self._machine.consume(self._flow_id, batch.packets, batch.size)
-            self._write()
-            self._hand_over()
+            if self._machine.consume(self._flow_id, batch.packets, batch.size):
+                self._write()
+                self._hand_over()
         return packets
 
     # Leaving

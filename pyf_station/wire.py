@@ -177,6 +177,8 @@ class Wire:
         Raises nothing: after a failure, what comes is dropped.
         """
         self._unsent += produce()
+        if not self._unsent:
+            return
         if self._written:
             self._drop_written()
         while self._unsent and not self.failure:

@@ -61,9 +61,10 @@ class Budget:
             name = kind.name
         else:
             return
-        if name in self._left:
-            self._left[name] -= 1
-            if self._left[name] < 0:
+        left = self._left.get(name)
+        if left is not None:
+            self._left[name] = left - 1
+            if left < 1:
                 self._refill(name)
 
     def _refill(self, name: str) -> None:

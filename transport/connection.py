@@ -39,10 +39,8 @@ from pyf.transport.limits import (
     MAX_SKIPPED,
     Limits,
 )
-from pyf.transport.machine import DEAF
 from pyf.transport.pieces import Pending
 from pyf.transport.states import (
-    SENDERS,
     ConnectionState,
     FlowState,
     Role,
@@ -157,17 +155,16 @@ class Connection(Continuation):
             raise packet_too_large(size, self._peer_max_packet, "max_packet")
         self._send(flow, FrameType.RESULT, payload)
 
-    def consume(self, flow_id: int, packets: int, size: int) -> None:
+    def consume(self, flow_id: int, packets: int, size: int) -> bool:
         """Count *packets* of *size* bytes as taken by the user; credit follows by itself.
 
-        A flow that has been closed meanwhile is no error.
+        Return whether there is a CREDIT to send. A flow that has been closed meanwhile is no error.
         """
         flow = self._flows.get(flow_id)
-        if flow is None:
-            return
-        due = flow.receive.consume(packets, size)
-        if due and flow.state not in DEAF[self.role]:
-            self._send_credit(flow)
+        if flow is None or not flow.receive.consume(packets, size) or flow.state in self._deaf:
+            return False
+        self._send_credit(flow)
+        return True
 
     def widen(self, flow_id: int, packets: int, size: int) -> None:
         """Grant credit for windows of *packets* and *size* bytes, larger than HELLO announced.
@@ -180,7 +177,7 @@ class Connection(Continuation):
             flow.trusted = True
             self._trusted.add(flow_id)
             flow.receive.widen(packets, size)
-            if flow.state not in DEAF[self.role]:
+            if flow.state not in self._deaf:
                 self._send_credit(flow)
 
     def ping(self, token: int) -> None:
@@ -205,10 +202,6 @@ class Connection(Continuation):
     def sent(self, flow_id: int) -> int:
         """Return the number of packets sent on an open flow."""
         return self._flow(flow_id).send.sent_packets
-
-    def sent_bytes(self, flow_id: int) -> int:
-        """Return the number of bytes of packets sent on an open flow."""
-        return self._flow(flow_id).send.sent_bytes
 
     def room(self, flow_id: int) -> tuple[int, int]:
         """Return how many packets, and how many bytes of them, may be sent on an open flow now."""
@@ -300,7 +293,7 @@ class Connection(Continuation):
             return None
         if self._fenced and self._fences(frame.flow) and kind not in OF_CONNECTION:
             return None
-        if self.role.peer not in SENDERS[kind]:
+        if kind not in self._taken:
             text = f"{kind.name} is not for the {self.role.peer.value} to send"
             raise RemoteProtocolError(text, code="unexpected_frame")
         try:
@@ -353,7 +346,7 @@ class Connection(Continuation):
         if news is None:
             return None
         flow.receive.receive(news.packets, news.size)
-        if not wanted or flow.state in DEAF[self.role]:
+        if not wanted or flow.state in self._deaf:
             return None
         return PacketsReceived(flow_id=flow.id, batch=news)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Container, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple, cast
@@ -91,6 +92,10 @@ CREDIT = Struct(">QQQ")
 GOAWAY = Struct(">I")
 """The last flow that will be served."""
 
+_HEAD = HEADER.size
+_unpack_head = HEADER.unpack_from
+_BATCH_HEAD = Struct(HEADER.format + BATCH.format.strip(">"))
+
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
 _BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
@@ -133,10 +138,11 @@ def encode_batch(
 ) -> list[bytes]:
     """Return the frame of a batch of *count* encoded packets, the first having number *first*."""
     size = BATCH.size + sum(map(len, packets))
-    return [HEADER.pack(size, type, flow) + BATCH.pack(first, ARRAY32, count), *packets]
+    return [_BATCH_HEAD.pack(size, type, flow, first, ARRAY32, count), *packets]
 
 
-class Batch(NamedTuple):
+@dataclass(slots=True)
+class Batch:
     """Packets that came in one frame, not decoded yet."""
 
     first: int
@@ -181,7 +187,7 @@ class Batch(NamedTuple):
         first, packets = self.first + count, self.packets - count
         head = BATCH.pack(first, ARRAY32, packets)
         rest = memoryview(self.payload)[start:]
-        return self._replace(first=first, packets=packets, payload=b"".join((head, rest)))
+        return Batch(first, packets, b"".join((head, rest)), self.bounds)
 
 
 def _check_first(length: int) -> None:
@@ -250,6 +256,8 @@ class FrameParser:
         has come: a peer has to send something for the memory that it takes.
         """
         if self._buffer is None:
+            if self._needed < LARGE:
+                return None
             come, missing = self._size, self._needed - self._size
             if not LARGE <= missing <= REACH * come:
                 return None
@@ -288,25 +296,30 @@ class FrameParser:
         if self._buffer is not None:
             return self._from_buffer(self._buffer)
         chunk, at = self._chunks[0], self._at
-        head = chunk if len(chunk) - at >= HEADER.size else self._peek(HEADER.size)
-        length, number, flow = HEADER.unpack_from(head, at if head is chunk else 0)
+        whole = len(chunk) - at
+        if whole >= _HEAD:
+            length, number, flow = _unpack_head(chunk, at)
+        else:
+            length, number, flow = _unpack_head(self._peek(_HEAD))
         kind = _KNOWN.get(number)
         self._check(kind, number, length)
-        if kind is FrameType.DATA and self.known is not None and flow not in self.known:
+        if self.known is not None and kind is FrameType.DATA and flow not in self.known:
             _check_first(length)
-        end = HEADER.size + length
+        end = _HEAD + length
         if self._size < end:
             self._needed = end
             return None
-        self._needed = HEADER.size
-        self._spares.clear()
+        self._needed = _HEAD
+        if self._spares:
+            self._spares.clear()
         self.frames += 1
-        if end <= len(chunk) - at:
-            self._advance(end)
-            payload = bytes(memoryview(chunk)[at + HEADER.size : at + end])
-        else:
-            self._cut(HEADER.size)
+        if end > whole:
+            self._cut(_HEAD)
             payload = b"".join(self._cut(length))
+        else:
+            part = chunk[at + _HEAD : at + end]
+            payload = part if isinstance(part, bytes) else bytes(part)
+            self._advance(end)
         return Frame(number if kind is None else kind, flow, payload)
 
     def _room(self, size: int) -> bytearray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pyf.transport import census, frames
 from pyf.transport.budget import Budget
@@ -23,6 +24,11 @@ MAX_FLOW = 2**32 - 1
 """The last number that a flow can have."""
 
 
+# What a side may be sent.
+TAKEN: dict[Role, frozenset[FrameType]] = {
+    role: frozenset(kind for kind, senders in SENDERS.items() if role.peer in senders)
+    for role in Role
+}
 # What a side has given up; and where, beyond that, it takes no packets.
 GIVEN_UP: dict[Role, tuple[FlowState, ...]] = {
     Role.CLIENT: (FlowState.ABANDONED, FlowState.CLOSED),
@@ -52,6 +58,9 @@ class Machine:
         self.limits: Limits = limits_of(limits)
         self.state: ConnectionState = ConnectionState.AWAITING_HELLO
         self._batch_frame = FrameType.DATA if role is Role.CLIENT else FrameType.MESSAGE
+        self._taken = TAKEN[role]
+        self._given_up = GIVEN_UP[role]
+        self._deaf = DEAF[role]
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
         self._strangers = strangers
         self._trusted: set[int] = set()
@@ -107,18 +116,16 @@ class Machine:
 
     def _advance(self, frame: Frame) -> tuple[FlowMachine, bool]:
         """Apply a received frame to its flow; return it, and whether its user still cares."""
-        kind = FrameType(frame.type)
+        kind: Any = frame.type
         flow = self._flows.get(frame.flow)
         if flow is None:
             text = f"{kind.name} on flow {frame.flow}, which is not open"
             raise RemoteProtocolError(text, code="unknown_flow")
-        wanted = not self._done_receiving(flow)
+        wanted = flow.state not in self._given_up
         flow.state = advance_flow(flow.state, kind)
-        self._forget_closed(flow)
+        if flow.state is FlowState.CLOSED:
+            self._forget_closed(flow)
         return flow, wanted
-
-    def _done_receiving(self, flow: FlowMachine) -> bool:
-        return flow.state in GIVEN_UP[self.role]
 
     def _gone(self, frame: Frame) -> bool:
         """Whether a frame is for a flow that closed while the frame was on its way."""
@@ -146,8 +153,9 @@ class Machine:
     def _send_batches(self, flow: FlowMachine, pending: Pending, most: int) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         total = 0
+        send = flow.send
         while pending:
-            batch, buffers, size = flow.send.take(pending, self._largest(flow, most))
+            batch, buffers, size = send.take(pending, self._largest(flow, most))
             if not batch:
                 self._check_size(flow, pending, most)
                 break
@@ -155,10 +163,10 @@ class Machine:
                 # What a server sends was weighed in its handler's thread.
                 weigh(batch[0], self._packet_bounds)
             flow.state = advance_flow(flow.state, self._batch_frame)
-            first = flow.send.sent_packets
+            first = send.sent_packets
             frame = frames.encode_batch(self._batch_frame, flow.id, first, len(batch), *buffers)
             self._out += frame
-            flow.send.spend(len(batch), size)
+            send.spend(len(batch), size)
             if flow.kept is not None:
                 flow.kept.add(len(batch), buffers, size)
             total += len(batch)

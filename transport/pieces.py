@@ -98,10 +98,12 @@ def weigh(packet: Encoded, bounds: Bounds) -> None:
 
 def in_a_row(packets: list[Encoded]) -> tuple[list[bytes], int]:
     """Return the buffers of *packets*, those that are not in pieces joined, and their size."""
-    if len(packets) > 1:
-        with suppress(TypeError):  # Some are in pieces.
-            joined = b"".join(cast("list[bytes]", packets))
-            return [joined], len(joined)
+    if len(packets) == 1:
+        (packet,) = packets
+        return [packet] if isinstance(packet, bytes) else packet.buffers, len(packet)
+    with suppress(TypeError):  # Some are in pieces.
+        joined = b"".join(cast("list[bytes]", packets))
+        return [joined], len(joined)
     return flatten(packets), sum(map(len, packets))
 
 

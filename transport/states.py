@@ -12,7 +12,13 @@ from pyf.transport.errors import LocalProtocolError
 from pyf.transport.frames import FrameType
 
 
-class Role(Enum):
+class Named(Enum):
+    """An enumeration whose members are looked up for each frame: hashed as any object, in C."""
+
+    __hash__ = object.__hash__
+
+
+class Role(Named):
     """The two ends of a connection."""
 
     CLIENT = "client"
@@ -24,7 +30,7 @@ class Role(Enum):
         return Role.SERVER if self is Role.CLIENT else Role.CLIENT
 
 
-class ConnectionState(Enum):
+class ConnectionState(Named):
     """Where a connection stands, seen by the side that receives."""
 
     AWAITING_HELLO = "awaiting hello"
@@ -39,7 +45,7 @@ class ConnectionState(Enum):
     """Nothing is taken any more: the peer has closed its side, or broken the protocol."""
 
 
-class FlowState(Enum):
+class FlowState(Named):
     """Where a flow stands."""
 
     IDLE = "idle"

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from itertools import accumulate, takewhile
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE_BATCH_BYTES, MAX_WINDOW
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
 from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
 
@@ -66,13 +66,14 @@ class SendWindow:
         Return them, the buffers to be written for them, and their size. One of more than *largest*
         bytes stays. None may be sent: an empty list.
         """
-        count = min(len(pending), BATCH_PACKETS, self.open_packets)
-        if count <= 0:
-            return [], [], 0
-        size, bulk = len(pending[0]), is_bulk(pending[0])
+        size = len(pending[0])
+        bulk = size >= LARGE and is_bulk(pending[0])
         room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
-        if 2 * size > room:
-            batch = [pending.popleft()] if size <= largest and self.fits(1, size) else []
+        count = min(len(pending), BATCH_PACKETS, self.open_packets)
+        if 2 * size > room or count <= 1:
+            if size > largest or not self.fits(1, size):
+                return [], [], 0
+            batch = [pending.popleft()]
             return batch, *in_a_row(batch)
         # Not many more than fit, if they are like the first: the others have to go back.
         count = min(count, 2 * room // max(1, size))
