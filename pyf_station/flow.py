@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from functools import partial
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from pyf.station.pace import Decoder
 from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
-from pyf.transport import Packet, RemoteProtocolError, StationError
+from pyf.transport import Packet, RemoteProtocolError, StationError, speed
 from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
 
 Decode = Callable[[], list[dict[str, Any]]]
+_DONE: Final = speed.Done()
 
 
 class _Reader:
@@ -246,7 +247,7 @@ class _Client:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._add = session.outbox.add
+        self._put = session.outbox.put
 
     @property
     def peer(self) -> Any:
@@ -284,6 +285,13 @@ class Client(_Client):
     Usable from any thread but the reactor's, which it could block.
     """
 
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        session.outbox.on_full = session.wait_for_room
+        if type(self).message is Client.message:
+            # In C, if it is there: a message costs no call of Python's.
+            vars(self)["message"] = self._put
+
     def message(self, packet: dict[str, Any]) -> None:
         """Send *packet* back. Blocks while the client does not read.
 
@@ -292,8 +300,7 @@ class Client(_Client):
         RemoteProtocolError) where nobody listens any more. Where the client's generator failed,
         messages are dropped until the handler has read what came before.
         """
-        if self._add(packet):
-            self._session.wait_for_room()
+        self._put(packet)
 
     def success(self, value: Any = None) -> None:
         """End the flow well: the client gets *value*, which can be whatever a packet can hold.
@@ -330,11 +337,19 @@ class Client(_Client):
 class AsyncClient(_Client):
     """The client of one flow, for a coroutine on the reactor: as :class:`Client`, but awaited."""
 
-    async def message(self, packet: dict[str, Any]) -> None:
-        """Send *packet* back. Waits while the client does not read; raises as ``Client`` does."""
-        if self._add(packet):
-            await self._session.outbox.room()
-            self._session.check_heard()
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        session.outbox.on_full, session.outbox.done = session.until_room, _DONE
+        if type(self).message is AsyncClient.message:
+            vars(self)["message"] = self._put  # as in Client
+
+    def message(self, packet: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        """Send *packet* back; awaiting that waits while the client does not read.
+
+        Raises as ``Client`` does.
+        """
+        sent: Coroutine[Any, Any, None] = self._put(packet)
+        return sent
 
     async def success(self, value: Any = None) -> None:
         """End the flow well, as ``Client.success`` does."""

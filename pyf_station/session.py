@@ -60,10 +60,6 @@ Decoded = tuple[int, Iterator[dict[str, Any]], Iterator[Packet]]
 asked; and what makes Packets of these as they are taken."""
 
 
-def _ignore(_: object) -> None:
-    """Do nothing."""
-
-
 class Inbox(Protocol):
     """Where a handler waits for its flow: a ``queue.SimpleQueue`` or a ``DeferredQueue``."""
 
@@ -163,9 +159,9 @@ class Session:
         """Messages that have left."""
         self.reading: bool = False
         """Whether the handler waits for the inbox."""
-        self.on_end: Callable[[Session], object] = _ignore
+        self.on_end: Callable[[Session], object] = bool
         """Called once the flow is over, by those who observe."""
-        self.on_return: Callable[[Session], object] = _ignore
+        self.on_return: Callable[[Session], object] = bool
         """Called before the result of one that has ``returned`` leaves: its place is free."""
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
@@ -283,11 +279,13 @@ class Session:
             self._wake()
 
     def wait_for_room(self) -> None:
-        """Block until a message can be queued; raise the flow's ending, if it has one.
-
-        For the handler's threads alone.
-        """
+        """Block until there is room for a message; raises as ``check_heard``. For threads alone."""
         self.outbox.wait()
+        self.check_heard()
+
+    async def until_room(self) -> None:
+        """Wait until there is room for a message; raises as ``check_heard``. For coroutines."""
+        await self.outbox.room()
         self.check_heard()
 
     def check_heard(self) -> None:

@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyf.transport.census import Bounds
+from pyf.transport.intake import Done as Done
 from pyf.transport.intake import Intake as Intake
 
 def encode_packet(packet: dict[str, Any]) -> bytes: ...

@@ -127,13 +127,22 @@ cdef class Intake:
     cdef public Py_ssize_t space
     cdef public bint bulky
     cdef public bint resting
+    cdef public object on_full
+    cdef public object done
 
     def __init__(self, Py_ssize_t space):
         self.pending, self.space = deque(), space
         self.bulky, self.resting = False, True
 
+    def put(self, packet):
+        """Add a packet; return ``done``, or what ``on_full()`` returns where there is no room left."""
+        return self.on_full() if self.take(packet) and self.on_full is not None else self.done
+
     def add(self, packet):
         """Add a packet; return whether to wait before the next."""
+        return self.take(packet)
+
+    cdef bint take(self, packet) except -1:
         data = pieces.encode_pieces(packet) if self.bulky else encode(packet)
         cdef Py_ssize_t space = self.space - len(data) - ROUND
         if space < 0:
@@ -143,6 +152,25 @@ cdef class Intake:
         if self.resting:
             self.stir()
         return False
+
+
+cdef object NOTHING_LEFT = iter(())
+
+
+cdef class Done:
+    """A coroutine that has nothing to wait for; see ``pyf.transport.intake.Done``."""
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, *error):
+        raise error[0]
+
+    def close(self):
+        pass
+
+    def __await__(self):
+        return NOTHING_LEFT
 
 
 cdef object encode(object packet):

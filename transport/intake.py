@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final, cast
 
 from pyf.transport.codec import encode_packet
 from pyf.transport.pieces import Encoded, encode_pieces
@@ -13,13 +14,36 @@ EACH: Final = 32
 """Bytes that a packet counts for, beside its own: what the object around them takes."""
 
 
+_NOTHING = cast("Generator[Any, Any, None]", iter(()))
+
+
+class Done(Coroutine[Any, Any, None]):
+    """A coroutine that has nothing to wait for, to be awaited by anybody as often as they like."""
+
+    __slots__ = ()
+
+    def send(self, _value: object, /) -> Any:
+        """Return None, as a coroutine does."""
+        raise StopIteration
+
+    def throw(self, *error: Any) -> Any:
+        """Raise *error*, an exception, as a coroutine does that has not begun."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return _NOTHING
+
+
 class Intake(ABC):
     """The front of a queue of packets: as long as there is room, adding one costs next to nothing.
 
     Whoever takes packets from ``pending`` says how much room there is.
     """
 
-    __slots__ = ("bulky", "pending", "resting", "space")
+    __slots__ = ("bulky", "done", "on_full", "pending", "resting", "space")
 
     def __init__(self, space: int) -> None:
         self.pending: deque[Encoded] = deque()
@@ -30,6 +54,17 @@ class Intake(ABC):
         """Whether packets have large values of late: then these are not copied."""
         self.resting: bool = True
         """Whether nobody would look at a packet, unless he was woken."""
+        self.on_full: Callable[[], Any] | None = None
+        """What waits for room, for ``put``."""
+        self.done: Any = None
+        """What ``put`` returns where there is nothing to wait for."""
+
+    def put(self, packet: dict[str, Any]) -> Any:
+        """Add a packet; return ``done``, or what ``on_full()`` returns where there is no room left.
+
+        Callable from any thread; raises as ``add`` does.
+        """
+        return self.on_full() if self.add(packet) and self.on_full is not None else self.done
 
     def add(self, packet: dict[str, Any]) -> bool:
         """Add a packet; return whether to wait before the next. Callable from any thread.

@@ -1,12 +1,14 @@
 """Where packets enter a queue: what is counted, who is woken, compiled or not."""
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from pyf.transport import UnsupportedValue, speed
 from pyf.transport.codec import encode_packet
-from pyf.transport.intake import EACH, Intake
+from pyf.transport.intake import EACH, Done, Intake
 from pyf.transport.limits import LARGE
 from pyf.transport.pieces import Pieces
 
@@ -73,3 +75,30 @@ def test_what_cannot_travel_is_not_added(intake):
     assert not intake.pending
     assert intake.told == []
     assert intake.space == 2 * (EACH + 4)
+
+
+def test_putting_returns_what_waits_for_room_where_there_is_none(intake):
+    intake.done, intake.on_full = "done", lambda: "waiting"
+    assert intake.put({}) == "done"
+    intake.space = EACH
+    assert intake.put({}) == "waiting"
+    intake.on_full = None
+    assert intake.put({}) == "done"
+
+
+@pytest.mark.parametrize("kind", [Done, speed.Done], ids=["python", "as used"])
+def test_what_is_done_can_be_awaited_by_anybody_again_and_again(kind):
+    done = kind()
+
+    async def twice() -> list[None]:
+        return [await done, await done]
+
+    assert isinstance(done, Coroutine)
+    for _ in range(2):
+        with pytest.raises(StopIteration) as stopped:
+            twice().send(None)
+        assert stopped.value.value == [None, None]
+        assert asyncio.run(done) is None
+    done.close()
+    with pytest.raises(LookupError):
+        done.throw(LookupError())
