@@ -362,8 +362,11 @@ class _Link:
                 return
             meter.feed(data)
             limit = way.limit(meter)
-            if limit is not None:
-                data = data[: max(0, limit - done)]
+            if limit is not None and limit - done <= len(data):
+                # Also where the limit is lifted meanwhile: what is left out must not be missed.
+                await self._send(sink, data[: max(0, limit - done)], way, meter, done)
+                self.cut(way.how)
+                return
             done = await self._send(sink, data, way, meter, done)
 
     async def _send(

@@ -271,6 +271,20 @@ def silent(sock: socket.socket) -> bool:
     return False
 
 
+def test_a_cut_that_has_begun_takes_place_though_it_is_lifted(proxy, dial, echo, monkeypatch):
+    """
+    What a limit has left out is never missing from a connection that goes on.
+    """
+    limits = iter([None, 2])  # before something came, and for what came; none from then on
+    monkeypatch.setattr(proxy.to_server, "limit", lambda meter: next(limits, None))
+    sock = dial()
+    sock.sendall(b"12345")
+    proxy.wait_for_cut()
+    assert ending(sock)[1] == "fin"
+    echo.wait_for(lambda: echo.endings == ["fin"])
+    assert echo.received == [b"12"]
+
+
 def test_a_silent_cut_tells_neither_side(proxy, dial, echo):
     """
     After a silent cut each side can send and close, and the other never hears of it.
