@@ -29,6 +29,10 @@ class Outbox(Intake):
     three may be called in any thread.
     """
 
+    bulky: bool
+    resting: bool
+    space: int
+
     __slots__ = (
         "_changed",
         "_check",

@@ -7,6 +7,7 @@ in the order in which it sees them. The wire specification prints these tables.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from pyf.transport.errors import LocalProtocolError
 from pyf.transport.frames import FrameType
@@ -15,7 +16,12 @@ from pyf.transport.frames import FrameType
 class Named(Enum):
     """An enumeration whose members are looked up for each frame: hashed as any object, in C."""
 
-    __hash__ = object.__hash__
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+
+    else:
+        __hash__ = object.__hash__
 
 
 class Role(Named):
