@@ -132,11 +132,11 @@ cdef class Intake:
 
     def __init__(self, Py_ssize_t space):
         self.pending, self.space = deque(), space
-        self.bulky, self.resting = False, True
+        self.bulky, self.resting, self.on_full = False, True, bool
 
     def put(self, packet):
         """Add a packet; return ``done``, or what ``on_full()`` returns where there is no room left."""
-        return self.on_full() if self.take(packet) and self.on_full is not None else self.done
+        return self.on_full() if self.take(packet) else self.done
 
     def add(self, packet):
         """Add a packet; return whether to wait before the next."""

@@ -54,7 +54,7 @@ class Intake(ABC):
         """Whether packets have large values of late: then these are not copied."""
         self.resting: bool = True
         """Whether nobody would look at a packet, unless he was woken."""
-        self.on_full: Callable[[], Any] | None = None
+        self.on_full: Callable[[], Any] = bool
         """What waits for room, for ``put``."""
         self.done: Any = None
         """What ``put`` returns where there is nothing to wait for."""
@@ -64,7 +64,7 @@ class Intake(ABC):
 
         Callable from any thread; raises as ``add`` does.
         """
-        return self.on_full() if self.add(packet) and self.on_full is not None else self.done
+        return self.on_full() if self.add(packet) else self.done
 
     def add(self, packet: dict[str, Any]) -> bool:
         """Add a packet; return whether to wait before the next. Callable from any thread.

@@ -29,6 +29,7 @@ TAKEN: dict[Role, frozenset[FrameType]] = {
     role: frozenset(kind for kind, senders in SENDERS.items() if role.peer in senders)
     for role in Role
 }
+
 # What a side has given up; and where, beyond that, it takes no packets.
 GIVEN_UP: dict[Role, tuple[FlowState, ...]] = {
     Role.CLIENT: (FlowState.ABANDONED, FlowState.CLOSED),

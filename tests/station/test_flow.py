@@ -593,3 +593,12 @@ def test_who_gave_up_while_a_thread_decodes_is_heard(open_async, batch, in_threa
     ((decode, done),) = in_thread
     done.callback(decode())
     assert isinstance(results[0], FlowCancelled)
+
+
+def test_a_message_may_be_given_to_twisted_as_a_coroutine(session):
+    """What has left already passes for one, as what has to wait is one."""
+    client = AsyncClient(session(DeferredQueue()))
+    sent = Deferred.fromCoroutine(client.message({"n": 1}))
+    results: list[None] = []
+    sent.addCallback(results.append)
+    assert results == [None]

@@ -82,8 +82,6 @@ def test_putting_returns_what_waits_for_room_where_there_is_none(intake):
     assert intake.put({}) == "done"
     intake.space = EACH
     assert intake.put({}) == "waiting"
-    intake.on_full = None
-    assert intake.put({}) == "done"
 
 
 @pytest.mark.parametrize("kind", [Done, speed.Done], ids=["python", "as used"])
