@@ -113,6 +113,7 @@ ROOMS = (
             "pyf.station.outcome",
             "pyf.station.wire",
             "pyf.station.tls",
+            "pyf.station.burst",
             "pyf.station.length",
         ),
     ),

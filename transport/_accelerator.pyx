@@ -38,11 +38,11 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     void* PyUnicode_DATA(object text)
     object PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
-    int64_t PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
-    int PyObject_GenericSetAttr(object where, object name, object value) except -1
+    object PyObject_GenericGetAttr(object where, object name)
     object PyObject_CallOneArg(object function, object argument)
     void PyObject_GC_UnTrack(void* value)
     int PY_VERSION_HEX
+    Py_ssize_t PY_SSIZE_T_MAX
     void PyObject_GC_Track(void* value)
     uint32_t PyUnicode_MAX_CHAR_VALUE(object text)
     object PyUnicode_New(Py_ssize_t length, uint32_t most)
@@ -52,6 +52,37 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8Stateful(
         const char* text, Py_ssize_t size, const char* errors, Py_ssize_t* consumed
     )
+    uint32_t PyUnicode_READ_CHAR(object text, Py_ssize_t at)
+    PyObject* PyDict_GetItemWithError(object where, object key) except? NULL
+    PyObject* _PyType_Lookup(PyTypeObject* kind, object name) noexcept
+    void PyType_Modified(type kind)
+    ctypedef object (*Read "binaryfunc")(object, object)
+    ctypedef int (*Write "setattrofunc")(object, object, PyObject*) except -1
+    ctypedef int (*Set "descrsetfunc")(object, object, object) except -1
+    ctypedef int (*Contains "objobjproc")(object, object) except -1
+    ctypedef struct OfMapping "PyMappingMethods":
+        Read mp_subscript
+    ctypedef struct OfSequence "PySequenceMethods":
+        Contains sq_contains
+    ctypedef struct Slots "PyTypeObject":
+        Read tp_getattro
+        Write tp_setattro
+        Set tp_descr_set
+        OfMapping* tp_as_mapping
+        OfSequence* tp_as_sequence
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030D0000
+    #define station_write_integer(number, at, size) \\
+        _PyLong_AsByteArray((PyLongObject*)(number), at, size, 0, 0)
+    #else
+    #define station_write_integer(number, at, size) \\
+        _PyLong_AsByteArray((PyLongObject*)(number), at, size, 0, 0, 1)
+    #endif
+    """
+    int write_integer "station_write_integer"(object, unsigned char*, size_t) except -1
+    object _PyLong_FromByteArray(const unsigned char*, size_t, int, int)
 
 import_datetime()
 
@@ -79,11 +110,60 @@ cdef type DateTime = datetime.datetime
 cdef type Decimal = decimal.Decimal
 cdef type UUID = uuid.UUID
 cdef object UNKNOWN = uuid.SafeUUID.unknown
+cdef object NUMBER = vars(uuid.UUID)["int"]
+cdef object SAFETY = vars(uuid.UUID)["is_safe"]
+cdef Slots* NUMBER_SLOT = <Slots*>Py_TYPE(NUMBER)
+cdef Slots* SAFETY_SLOT = <Slots*>Py_TYPE(SAFETY)
 cdef object UTC = get_utc()
 cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
 cdef Py_ssize_t ROUND = intake.EACH  # bytes around a packet
+cdef Py_ssize_t MOST_COPIED = codec.census.QUICK_COPY
+cdef Py_ssize_t QUICK = codec.census.QUICK_VALUES // BREATH  # breaths that are soon taken
+cdef uint64_t QUICK_NUMBER = codec.census.QUICK_NUMBER
+
+
+# Fields of packets
+
+cdef Slots* slots = <Slots*>Packet
+cdef Read read_slowly = slots.tp_getattro
+cdef Write write_slowly = slots.tp_setattro
+
+
+cdef object read_field(object packet, object name):
+    """Return an attribute: at once, if it is a field that ``Packet.__getattr__`` returns as it is."""
+    cdef PyObject* value
+    if _PyType_Lookup(Py_TYPE(packet), name) != NULL:
+        return PyObject_GenericGetAttr(packet, name)
+    if not is_special(name):
+        value = PyDict_GetItemWithError(packet, name)
+        if value != NULL and type(<object>value) is not dict and type(<object>value) is not list:
+            return <object>value
+    return read_slowly(packet, name)
+
+
+cdef int write_field(object packet, object name, PyObject* value) except -1:
+    """Set or delete an attribute: at once, if it is a field that has a value now."""
+    if value == NULL or _PyType_Lookup(Py_TYPE(packet), name) != NULL or is_special(name):
+        return write_slowly(packet, name, value)
+    return PyDict_SetItem(packet, name, <object>value)
+
+
+cdef inline bint is_special(object name) noexcept:
+    return (
+        PyUnicode_GET_LENGTH(name) > 1
+        and PyUnicode_READ_CHAR(name, 0) == 95
+        and PyUnicode_READ_CHAR(name, 1) == 95
+    )
+
+
+# Subclasses are as Python makes them. A class of Python's would look up what to call for each of
+# these, even where it is dict's own.
+slots.tp_getattro, slots.tp_setattro = read_field, write_field
+slots.tp_as_mapping.mp_subscript = (<Slots*>dict).tp_as_mapping.mp_subscript
+slots.tp_as_sequence.sq_contains = (<Slots*>dict).tp_as_sequence.sq_contains
+PyType_Modified(Packet)
 
 
 # Values to bytes
@@ -187,7 +267,7 @@ cdef object encode(object packet):
     return codec.encode_packet(packet)
 
 
-cdef inline bint is_map(object value):
+cdef inline bint is_map(object value) noexcept:
     return type(value) is dict or type(value) is Packet
 
 
@@ -208,12 +288,12 @@ cdef int grow(Buffer* out, Py_ssize_t more) except -1:
     return 0
 
 
-cdef inline void put_head(Buffer* out, unsigned char head):
+cdef inline void put_head(Buffer* out, unsigned char head) noexcept:
     out.data[out.size] = head
     out.size += 1
 
 
-cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, int width):
+cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, int width) noexcept:
     """Write *head*, and the last *width* bytes of *number*, at least one.
 
     There must be room for HEAD bytes, since they are written as one.
@@ -224,6 +304,18 @@ cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, in
     at[1], at[2], at[3], at[4] = number >> 56, number >> 48, number >> 40, number >> 32
     at[5], at[6], at[7], at[8] = number >> 24, number >> 16, number >> 8, number
     out.size += 1 + width
+
+
+cdef inline void copy(unsigned char* to, const char* data, Py_ssize_t size) noexcept:
+    """Do as memcpy does. Names are short: to call a function takes longer than to copy them."""
+    if 8 <= size <= 16:
+        memcpy(to, data, 8)
+        memcpy(to + size - 8, data + size - 8, 8)
+    elif 4 <= size < 8:
+        memcpy(to, data, 4)
+        memcpy(to + size - 4, data + size - 4, 4)
+    else:
+        memcpy(to, data, size)
 
 
 cdef inline int put_bytes(Buffer* out, const void* data, Py_ssize_t size) except -1:
@@ -263,8 +355,10 @@ cdef bint put(Buffer* out, object value, int depth) except -1:
     elif kind == <PyTypeObject*>DateTime:
         return put_moment(out, value)
     elif kind == <PyTypeObject*>UUID:
+        reserve(out, HEAD + 16)
         put_number(out, 0xD8, IDENTIFIER, 1)
-        put_bytes(out, PyBytes_AS_STRING(value.int.to_bytes(16, "big")), 16)
+        write_integer(value.int, out.data + out.size, 16)
+        out.size += 16
     else:
         return put_extension(out, value)
     return True
@@ -286,7 +380,7 @@ cdef inline bint put_text(Buffer* out, object value) except -1:
         put_number(out, 0xD9, size, 1)
     else:
         put_number(out, 0xDA, size, 2)
-    memcpy(out.data + out.size, text, size)
+    copy(out.data + out.size, text, size)
     out.size += size
     return True
 
@@ -304,10 +398,7 @@ cdef inline bint put_raw(Buffer* out, object value) except -1:
 
 
 cdef inline bint put_integer(Buffer* out, object value) except -1:
-    cdef int overflow = 0
-    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow:
-        return False
+    cdef int64_t number = value  # Raises where it is beyond.
     if -32 <= number < 128:
         put_head(out, <unsigned char>number)
     elif number > 0:
@@ -330,13 +421,13 @@ cdef inline bint put_integer(Buffer* out, object value) except -1:
     return True
 
 
-cdef inline void put_real(Buffer* out, double value):
+cdef inline void put_real(Buffer* out, double value) noexcept:
     cdef uint64_t bits
     memcpy(&bits, &value, 8)
     put_number(out, 0xCB, bits, 8)
 
 
-cdef inline void put_count(Buffer* out, Py_ssize_t count, unsigned char few, unsigned char many):
+cdef inline void put_count(Buffer* out, Py_ssize_t count, unsigned char few, unsigned char many) noexcept:
     if count < 16:
         put_head(out, <unsigned char>(few + count))
     else:
@@ -354,7 +445,14 @@ cdef bint put_map(Buffer* out, object value, int depth) except -1:
         left -= 1
         if type(<object>key) is not str or not put_text(out, <object>key):
             return False
-        if not put(out, <object>item, depth):
+        # What is most often there, without a call.
+        if type(<object>item) is int:
+            reserve(out, HEAD)
+            put_integer(out, <object>item)
+        elif type(<object>item) is str:
+            if not put_text(out, <object>item):
+                return False
+        elif not put(out, <object>item, depth):
             return False
     return left == 0  # An extension may have run code that changed it.
 
@@ -412,7 +510,7 @@ cdef bint put_decimal(Buffer* out, object value) except -1:
     return put_tagged(out, DECIMAL, data, size)
 
 
-cdef inline void write_digits(char* at, int number, int width):
+cdef inline void write_digits(char* at, int number, int width) noexcept:
     while width:
         width -= 1
         at[width] = 48 + number % 10
@@ -449,26 +547,50 @@ cdef struct Reader:
     const unsigned char* end
     Py_ssize_t owed  # values that have been announced and not been read: a byte each at least
     Py_ssize_t breath  # what may be done before other threads have a turn
+    Py_ssize_t breaths  # how many of them may be taken
+    bint holds  # whether a value was taken that may hold others
 
 
 cdef class _Beyond(Exception):
     """What is not for here."""
 
 
+cdef class _Heavy(Exception):
+    """What takes longer than it may."""
+
+
 def decode_maps(data, Py_ssize_t count, bounds=codec.BOUNDS):
     """Return the *count* packets in *data*; see ``pyf.transport.codec.decode_maps``."""
+    codec.census.check(data, bounds)
+    try:
+        return decode_packets(data, count, PY_SSIZE_T_MAX)
+    except Exception:
+        return codec.decode_maps(data, count, bounds)  # It finds out why.
+
+
+def decode_quickly(data, Py_ssize_t count, bounds=codec.BOUNDS):
+    """Return the packets if that is soon done; see ``pyf.transport.codec.decode_quickly``."""
+    if len(data) > MOST_COPIED:
+        return None
+    codec.census.check(data, bounds)
+    # It is begun, and given up if it takes long: to look before would take a tenth of its time.
+    try:
+        return decode_packets(data, count, QUICK)
+    except _Heavy:
+        return None
+    except Exception:
+        return codec.decode_quickly(data, count, bounds)
+
+
+cdef list decode_packets(data, Py_ssize_t count, Py_ssize_t breaths):
     cdef Py_buffer view
     cdef Reader reader
-    codec.census.check(data, bounds)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        begin(&reader, &view)
+        begin(&reader, &view, breaths)
         return take_packets(&reader, count)
-    except Exception:
-        pass  # Python's codec finds out why.
     finally:
         PyBuffer_Release(&view)
-    return codec.decode_maps(data, count, bounds)
 
 
 def decode(data, bounds=codec.BOUNDS):
@@ -478,7 +600,7 @@ def decode(data, bounds=codec.BOUNDS):
     codec.census.check(data, bounds)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        begin(&reader, &view)
+        begin(&reader, &view, PY_SSIZE_T_MAX)
         reader.owed = 1
         value = take(&reader, 0)
         if reader.at == reader.end:
@@ -490,11 +612,11 @@ def decode(data, bounds=codec.BOUNDS):
     return codec.decode(data, bounds)
 
 
-cdef inline void begin(Reader* reader, Py_buffer* view):
+cdef inline void begin(Reader* reader, Py_buffer* view, Py_ssize_t breaths) noexcept:
     reader.at = <const unsigned char*>view.buf
     reader.end = reader.at + view.len
     reader.owed = 0
-    reader.breath = BREATH
+    reader.breath, reader.breaths, reader.holds = BREATH, breaths, False
 
 
 cdef list take_packets(Reader* reader, Py_ssize_t count):
@@ -510,26 +632,36 @@ cdef list take_packets(Reader* reader, Py_ssize_t count):
     for index in range(count):
         head = take_byte(reader)
         packet = make(Packet)
-        if PY_VERSION_HEX < 0x030E0000:
-            # The collector looks at a dict of plain values only where it is of a subclass. As any
-            # dict, this one tells it of itself once it is given something else to hold.
-            PyObject_GC_UnTrack(<void*>packet)
+        forget(packet)
         if 0x80 <= head < 0x90:
             fields = head & 15
         elif head == 0xDE:
             fields = take_number(reader, 2)
         else:
             raise _Beyond
+        reader.holds = False
         if fields < MANY or not take_form(reader, packet, fields, form):
             take_map(reader, packet, fields, 1)
             if fields >= MANY and forms < FORMS:
                 form, forms = dict.fromkeys(packet), forms + 1
+        if not reader.holds:
+            forget(packet)
         Py_INCREF(packet)
         PyList_SET_ITEM(found, index, packet)
     PyObject_GC_Track(<void*>found)
     if reader.at != reader.end:
         raise _Beyond
     return found
+
+
+cdef inline void forget(object packet) noexcept:
+    """Have the collector not look at a dict of values that hold no others.
+
+    It looks at such a dict only where that is of a subclass. As any dict, this one tells it of
+    itself once it is given something else to hold.
+    """
+    if PY_VERSION_HEX < 0x030E0000:
+        PyObject_GC_UnTrack(<void*>packet)
 
 
 cdef bint take_form(Reader* reader, object packet, uint64_t count, dict form) except -1:
@@ -601,6 +733,9 @@ cdef inline int take_byte(Reader* reader) except -1:
 cdef int breathe(Reader* reader) except -1:
     """Let another thread have a turn, if one waits: a frame may hold very many values."""
     reader.breath = BREATH
+    reader.breaths -= 1
+    if reader.breaths <= 0:
+        raise _Heavy
     codec.breathe()
     return 0
 
@@ -619,6 +754,7 @@ cdef object take(Reader* reader, int depth):
     if head < 0x80:
         return head
     if head < 0x90:
+        reader.holds = True
         return take_map(reader, {}, head & 15, depth + 1)
     if head < 0xA0:
         return take_list(reader, head & 15, depth + 1)
@@ -660,6 +796,7 @@ cdef object take_long(Reader* reader, int head, int depth):
     if head == 0xDC or head == 0xDD:
         return take_list(reader, take_number(reader, 2 << (head - 0xDC)), depth + 1)
     if head == 0xDE or head == 0xDF:
+        reader.holds = True
         return take_map(reader, {}, take_number(reader, 2 << (head - 0xDE)), depth + 1)
     raise _Beyond
 
@@ -714,6 +851,7 @@ cdef inline object take_raw(Reader* reader, uint64_t size):
 cdef object take_list(Reader* reader, uint64_t count, int depth):
     cdef Py_ssize_t index
     owe(reader, count)
+    reader.holds = True
     if depth > DEPTH:
         raise _Beyond
     found = PyList_New(<Py_ssize_t>count)
@@ -771,7 +909,7 @@ cdef object take_key(Reader* reader):
     return key
 
 
-cdef inline bint is_text(object key, const unsigned char* at, Py_ssize_t size):
+cdef inline bint is_text(object key, const unsigned char* at, Py_ssize_t size) noexcept:
     """Whether *key*, of ASCII characters, consists of these bytes."""
     return PyUnicode_GET_LENGTH(key) == size and memcmp(PyUnicode_DATA(key), at, size) == 0
 
@@ -780,26 +918,30 @@ cdef object take_extension(Reader* reader, uint64_t size):
     cdef int tag = skip(reader, 1)[0]
     cdef const unsigned char* at = skip(reader, size)
     reader.breath -= <Py_ssize_t>(size // EACH)
+    if size > QUICK_NUMBER and reader.breaths <= QUICK and (tag == BIG_INTEGER or tag == DECIMAL):
+        raise _Heavy
     if tag == DECIMAL and size <= <uint64_t>MOST_DIGITS:
         text = PyUnicode_DecodeASCII(<const char*>at, <Py_ssize_t>size, NULL)
         return PyObject_CallOneArg(Decimal, text)
     if tag == IDENTIFIER and size == 16:
-        return make_identifier(PyBytes_FromStringAndSize(<const char*>at, 16))
+        return make_identifier(at)
     if tag == MOMENT and (moment := make_moment(at, size)) is not None:
         return moment
+    reader.holds = True
     data = PyBytes_FromStringAndSize(<const char*>at, <Py_ssize_t>size)
     return codec._restore(tag, data)
 
 
-cdef object make_identifier(bytes data):
+cdef object make_identifier(const unsigned char* at):
     # As UUID does in its __init__, which takes four times as long to look at its arguments.
     found = make(UUID)
-    PyObject_GenericSetAttr(found, "int", int.from_bytes(data, "big"))
-    PyObject_GenericSetAttr(found, "is_safe", UNKNOWN)
+    NUMBER_SLOT.tp_descr_set(NUMBER, found, _PyLong_FromByteArray(at, 16, False, False))
+    SAFETY_SLOT.tp_descr_set(SAFETY, found, UNKNOWN)
+    PyObject_GC_UnTrack(<void*>found)  # It holds a number, and never anything else.
     return found
 
 
-cdef inline int digits(const unsigned char* at, int width):
+cdef inline int digits(const unsigned char* at, int width) noexcept:
     """Return the number that is written there; a negative one for anything but digits."""
     cdef int index, number = 0
     for index in range(width):

@@ -164,7 +164,7 @@ def encode_packet(packet: dict[str, Any]) -> bytes:
     Raises TypeError if *packet* is not a dict, UnsupportedValue if something in it does not travel.
     """
     if not isinstance(packet, dict):
-        raise TypeError(f"a flow is made of Packets or dicts, not of {_name(type(packet))}")
+        raise _no_packet(packet)
     try:
         # By position: naming the arguments takes longer than the work.
         return ormsgpack.packb(packet, _replace, _OPTIONS)
@@ -173,6 +173,12 @@ def encode_packet(packet: dict[str, Any]) -> bytes:
     plain = _plain(packet, "", 1)
     _raise_if_interrupted(lambda: ormsgpack.packb(packet, _replace, _OPTIONS))
     return ormsgpack.packb(plain, _replace, _OPTIONS)
+
+
+def _no_packet(value: object) -> TypeError:
+    error = TypeError(f"a flow is made of Packets or dicts, not of {_name(type(value))}")
+    vars(error)["value"] = value  # for who knows what else a flow may be made of
+    return error
 
 
 def encode_each(
@@ -343,6 +349,13 @@ def decode_maps(
             "a batch holds something that is not a packet", code="malformed_batch"
         )
     return cast("list[dict[str, Any]]", packets)
+
+
+def decode_quickly(
+    data: bytes | memoryview, count: int, bounds: Bounds = BOUNDS
+) -> list[dict[str, Any]] | None:
+    """Do as ``decode_maps`` does; return None where that could keep an event loop for too long."""
+    return None if census.is_heavy(data, bounds) else decode_maps(data, count, bounds)
 
 
 def unroll(maps: list[dict[str, Any]]) -> tuple[Iterator[Any], Iterator[Packet]]:

@@ -14,7 +14,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple, cast
 
-from pyf.transport import census, codec, speed
+from pyf.transport import codec, speed
 from pyf.transport.census import Bounds
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import (
@@ -153,16 +153,13 @@ class Batch:
     """The frame's payload."""
     bounds: Bounds = codec.BOUNDS
     """What the packets may cost as objects."""
+    heavy: bool = False
+    """Whether it is known that to decode it takes long."""
 
     @property
     def size(self) -> int:
         """Bytes of the encoded packets."""
         return len(self.payload) - BATCH.size
-
-    @property
-    def heavy(self) -> bool:
-        """Whether decoding it could keep an event loop busy for more than a moment."""
-        return census.is_heavy(memoryview(self.payload)[8:], self.bounds)
 
     def decode(self) -> Iterable[Packet]:
         """Return an iterator of the packets.
@@ -177,6 +174,17 @@ class Batch:
         Raises RemoteProtocolError if they are not what was announced.
         """
         return speed.decode_maps(memoryview(self.payload)[8:], self.packets, self.bounds)
+
+    def decode_quickly(self) -> list[dict[str, Any]] | None:
+        """Return what ``decode_maps`` does, None where that takes long; and raise the same.
+
+        Long is what could keep an event loop busy for more than a moment.
+        """
+        if self.heavy:
+            return None
+        packets = speed.decode_quickly(memoryview(self.payload)[8:], self.packets, self.bounds)
+        self.heavy = packets is None
+        return packets
 
     def without(self, count: int) -> Batch:
         """Return the batch without its first *count* packets, of which it has more.

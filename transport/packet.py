@@ -21,7 +21,8 @@ class Packet(dict[str, Any]):
     Safe to share between threads as far as a dict is.
     """
 
-    # No __init__ and no __dict__: a packet is made in C, a million times a second.
+    # No __init__ and no __dict__: a packet is made in C, a million times a second. Compiled code,
+    # where there is some, reads and sets fields that have plain values before it comes to this.
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:

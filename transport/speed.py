@@ -10,15 +10,29 @@ from typing import TYPE_CHECKING
 from pyf.transport import codec, intake
 from pyf.transport.compiled import compiled
 
-__all__ = ["Done", "Intake", "decode", "decode_maps", "encode_each", "encode_packet"]
+__all__ = [
+    "Done",
+    "Intake",
+    "decode",
+    "decode_maps",
+    "decode_quickly",
+    "encode_each",
+    "encode_packet",
+]
 
 if TYPE_CHECKING:
-    from pyf.transport.codec import decode, decode_maps, encode_each, encode_packet
+    from pyf.transport.codec import (
+        decode,
+        decode_maps,
+        decode_quickly,
+        encode_each,
+        encode_packet,
+    )
     from pyf.transport.intake import Done, Intake
 else:
     _compiled = compiled("_accelerator")
     _chosen = _compiled or codec
     Done, Intake = (_compiled or intake).Done, (_compiled or intake).Intake
     decode = _chosen.decode
-    decode_maps, encode_packet = _chosen.decode_maps, _chosen.encode_packet
-    encode_each = _chosen.encode_each
+    decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
+    encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet

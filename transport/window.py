@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import accumulate, takewhile
+from itertools import accumulate, repeat, starmap, takewhile
 
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
@@ -66,20 +66,26 @@ class SendWindow:
         Return them, the buffers to be written for them, and their size. One of more than *largest*
         bytes stays. None may be sent: an empty list.
         """
-        size = len(pending[0])
-        bulk = size >= LARGE and is_bulk(pending[0])
-        room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
-        count = min(len(pending), BATCH_PACKETS, self.open_packets)
-        if 2 * size > room or count <= 1:
-            if size > largest or not self.fits(1, size):
-                return [], [], 0
-            batch = [pending.popleft()]
-            return batch, *in_a_row(batch)
-        # Not many more than fit, if they are like the first: the others have to go back.
-        count = min(count, 2 * room // max(1, size))
-        batch = [pending.popleft() for _ in range(count)]
-        buffers, size = in_a_row(batch)
-        if bulk or size > room:
+        size, waiting = len(pending[0]), len(pending)
+        if waiting > 1:
+            bulk = size >= LARGE and is_bulk(pending[0])
+            room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
+            # Not many more than fit, if they are like the first: the others have to go back.
+            count = min(waiting, BATCH_PACKETS, self.open_packets, 2 * room // max(1, size))
+            if count > 1 and 2 * size <= room:
+                return self._take_many(pending, count, room, bulk=bulk)
+        if size > largest or not self.fits(1, size):
+            return [], [], 0
+        packet = pending.popleft()
+        return [packet], [packet] if isinstance(packet, bytes) else packet.buffers, size
+
+    def _take_many(
+        self, pending: Pending, count: int, room: int, *, bulk: bool
+    ) -> tuple[list[Encoded], list[bytes], int]:
+        cut = bulk or count * len(pending[0]) > room
+        batch = list(starmap(pending.popleft, repeat((), count)))
+        buffers, size = ([], 0) if cut else in_a_row(batch)
+        if cut or size > room:
             count = bisect_right(list(accumulate(map(len, batch))), room)
             if bulk:
                 # Of other packets, so large a frame could become more objects than the peer allows.

@@ -407,8 +407,9 @@ def test_a_released_memoryview_is_refused():
 
 @pytest.mark.parametrize("packet", [None, 1, "abc", [("a", 1)], (("a", 1),), Order(1)])
 def test_only_a_dict_is_a_packet(packet):
-    with pytest.raises(TypeError, match="made of Packets or dicts, not of "):
+    with pytest.raises(TypeError, match="made of Packets or dicts, not of ") as caught:
         encode_packet(packet)
+    assert vars(caught.value) == {"value": packet}
 
 
 def test_an_interrupt_while_encoding_is_not_taken_for_a_bad_value():

@@ -234,9 +234,12 @@ def test_batches_come_back(first, packets):
 
 
 @pytest.mark.parametrize(("count", "heavy"), [(1, False), (100_000, True)])
-def test_a_batch_is_heavy_if_its_packets_take_long_to_decode(count, heavy):
+def test_a_batch_whose_packets_take_long_to_decode_is_not_decoded_quickly(count, heavy):
     _, data = encode_batch(FrameType.DATA, 7, 0, count, b"\x80" * count)
-    assert decode_batch(BATCH.pack(0, 0xDD, count) + data).heavy is heavy
+    batch = decode_batch(BATCH.pack(0, 0xDD, count) + data)
+    for _ in range(2):
+        assert batch.decode_quickly() == (None if heavy else [{}] * count)
+        assert batch.heavy is heavy
 
 
 @pytest.mark.parametrize("count", [0, 5, 2**32 - 1])

@@ -3,6 +3,7 @@
 import collections
 import enum
 import gc
+import sys
 import threading
 import tracemalloc
 import uuid
@@ -16,9 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyf.transport import Limits, Packet, RemoteProtocolError, codec, speed
-from pyf.transport.census import bounds
+from pyf.transport.census import QUICK_COPY, QUICK_NUMBER, QUICK_VALUES, bounds
 from pyf.transport.frames import BATCH, Batch
-from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER
+from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER, MIB
 
 NAME = "pyf.transport._accelerator"
 
@@ -100,11 +101,15 @@ def agree(compiled: Any, same: Callable[[Any, Any], bool]) -> Callable[[Any, int
     """
 
     def agree(data: bytes | memoryview, count: int) -> None:
-        ours, theirs = (outcome(each.decode_maps, data, count) for each in (compiled, codec))
-        if isinstance(ours, list) and isinstance(theirs, list):
-            assert same(list(map(dict, ours)), theirs)
-        else:
-            assert ours == theirs
+        theirs = outcome(codec.decode_maps, data, count)
+        for decode in (compiled.decode_maps, compiled.decode_quickly):
+            ours = outcome(decode, data, count)
+            if ours is None:
+                assert decode is compiled.decode_quickly
+            elif isinstance(ours, list) and isinstance(theirs, list):
+                assert same(list(map(dict, ours)), theirs)
+            else:
+                assert ours == theirs
 
     return agree
 
@@ -354,6 +359,24 @@ def test_the_collector_finds_packets_that_hold_each_other(compiled):
         assert gc.is_tracked(packet)
 
 
+def test_the_collector_does_not_look_at_packets_that_hold_no_others(compiled):
+    flat = {
+        "a": 1,
+        "b": uuid.uuid4(),
+        "c": Decimal(1),
+        "d": datetime(2026, 1, 2, tzinfo=UTC),
+        "e": "x",
+        "f": 1.5,
+    }
+    wide = {f"name{n}": uuid.uuid4() for n in range(20)}
+    data = [codec.encode_packet(packet) for packet in (flat, wide, wide, {"a": [1]}, {"a": {}})]
+    packets = compiled.decode_maps(array(data), 5)
+    # From Python 3.14 on a dict cannot tell the collector of itself later.
+    always = sys.version_info >= (3, 14)
+    assert list(map(gc.is_tracked, packets)) == [always] * 3 + [True] * 2
+    assert packets[0] == flat
+
+
 def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
     names = [f"name{number}" for number in range(5000)]
     data = array([codec.encode_packet({name: number for number, name in enumerate(names)})] * 2)
@@ -434,3 +457,27 @@ def test_others_have_their_turn_while_much_is_decoded(compiled):
         stop.set()
         worker.join()
     assert during > 0
+
+
+QUICK = [
+    (b"\x81\xa1a\x01", 1),
+    (b"\x81\xa1a\xc6" + MIB.to_bytes(4, "big") + bytes(MIB), 1),  # long, but copied at once
+    (b"\x80", QUICK_VALUES - 100),
+]
+SLOW = [
+    (b"\x80", 2 * QUICK_VALUES),
+    (b"\x81\xa1a\xc6" + QUICK_COPY.to_bytes(4, "big") + bytes(QUICK_COPY), 1),
+    (codec.encode_packet({"a": Decimal("1" * 2 * QUICK_NUMBER)}), 12),  # 24 KiB of them
+    (b"\x81\xa1a" + b"\x91" * 300 + b"\x90", 60),  # for Python's codec, which looks first
+]
+
+
+@pytest.mark.parametrize("packet", [*QUICK, *SLOW], ids=lambda packet: f"{packet[0][:4].hex()}")
+def test_what_takes_long_is_not_decoded_quickly_whichever_codec_it_is(compiled, packet):
+    data, count = packet
+    for each in (compiled, codec):
+        found = each.decode_quickly(array([data] * count), count)
+        assert (found is None) is (packet in SLOW)
+        assert found is None or list(map(dict, found)) == codec.decode_maps(
+            array([data] * count), count
+        )
