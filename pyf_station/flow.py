@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from functools import partial
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
@@ -19,7 +18,6 @@ from pyf.transport import Packet, RemoteProtocolError, StationError, speed
 from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
 
-Decode = Callable[[], list[dict[str, Any]]]
 _DONE: Final = speed.Done()
 
 
@@ -63,29 +61,29 @@ class _Reader:
         self._ended, self._ending = True, None
         self._session.drop()
 
-    def _accept(self, item: Item, decode: Decode | None = None) -> bool:
-        """Take what the inbox held: return whether it brought packets, or raise it."""
+    def _accept(self, batch: Batch, packets: list[dict[str, Any]]) -> None:
+        """Take the *packets* of *batch*."""
         session = self._session
-        if isinstance(item, Batch):
-            try:
-                packets = item.decode_maps() if decode is None else decode()
-            except RemoteProtocolError as error:
-                session.break_off(error)
-                item = error
-            else:
-                self._packets += item.packets
-                self._bytes += item.size
-                count = session.decoded[0] + item.packets
-                if session.header is None:
-                    session.header = packets[0] = Packet(packets[0])
-                    made = iter([session.header, *map(Packet, packets[1:])])
-                    session.decoded = (count, made, made)
-                else:
-                    session.decoded = (count, *unroll(packets))
-                # The client may have given up since, with nothing to drop before now.
-                self._check_given_up()
-                return True
-        self._ended, self._ending = True, item
+        self._packets += batch.packets
+        self._bytes += batch.size
+        count = session.decoded[0] + batch.packets
+        if session.header is None:
+            session.header = packets[0] = Packet(packets[0])
+            made = iter([session.header, *map(Packet, packets[1:])])
+            session.decoded = (count, made, made)
+        else:
+            session.decoded = (count, *unroll(packets))
+        # The client may have given up since, with nothing to drop before now.
+        self._check_given_up()
+
+    def _break_off(self, error: RemoteProtocolError) -> None:
+        """End with packets that are not what was announced."""
+        self._session.break_off(error)
+        self._ended, self._ending = True, error
+
+    def _end_with(self, ending: StationError | None) -> bool:
+        """Return False where the flow is whole, raise its *ending* otherwise; from now on."""
+        self._ended, self._ending = True, ending
         return self._end()
 
     def _end(self) -> bool:
@@ -156,11 +154,15 @@ class Flow(_Reader, Iterator[Packet]):
             self._session.reading = True
             item = self._inbox.get()
             self._session.reading = False
-            return self._session.decoded[2] if self._accept(item) else None
-
-
-def _refuse(error: RemoteProtocolError) -> list[dict[str, Any]]:
-    raise error
+            if not isinstance(item, Batch):
+                self._end_with(item)
+                return None
+            try:
+                self._accept(item, item.decode_maps())
+            except RemoteProtocolError as error:
+                self._break_off(error)
+                raise
+            return self._session.decoded[2]
 
 
 def _next_turn(session: Session) -> Deferred[None]:
@@ -178,6 +180,8 @@ class AsyncFlow(_Reader):
     def __init__(self, session: Session, inbox: DeferredQueue[Item]) -> None:
         super().__init__(session)
         self._inbox = inbox
+        # What is being decoded: whoever is cancelled meanwhile leaves it to who asks next.
+        self._batch: Batch | None = None
         # By way of the session: its carrier may be another one then.
         self._decoder = Decoder(
             session.carrier.clock,
@@ -190,7 +194,8 @@ class AsyncFlow(_Reader):
         while True:
             for packet in self._session.decoded[2]:
                 yield packet
-            if not await self._fetch():
+            # Behind them, ``next()`` may have fetched more.
+            if not (length_hint(self._session.decoded[1]) or await self._fetch()):
                 return
 
     async def __anext__(self) -> Packet:
@@ -221,25 +226,26 @@ class AsyncFlow(_Reader):
         self._prepare()
         session.reading = True
         try:
-            coming = self._inbox.get()
-            waits = not coming.called
-            item = await coming
-            if waits:
-                self._decoder.pace.begin()
-            decode = None
-            if isinstance(item, Batch) and (item.heavy or self._decoder.pace.over):
-                decode = await self._decoded(item)
+            if self._batch is None:
+                coming = self._inbox.get()
+                waits = not coming.called
+                item = await coming
+                if waits:
+                    self._decoder.pace.begin()
+                if not isinstance(item, Batch):
+                    return self._end_with(item)
+                self._batch = item
+            batch = self._batch
+            packets = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
+        except RemoteProtocolError as error:
+            if not self._ended:
+                self._break_off(error)
+            raise
         finally:
             session.reading = False
-        return self._accept(item, decode)
-
-    async def _decoded(self, batch: Batch) -> Decode:
-        """Decode *batch*; return what then gives its packets."""
-        try:
-            packets = await self._decoder.run(batch.decode_maps, heavy=batch.heavy)
-        except RemoteProtocolError as error:
-            return partial(_refuse, error)
-        return lambda: packets
+        self._batch = None
+        self._accept(batch, packets)
+        return True
 
 
 class _Client:

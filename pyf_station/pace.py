@@ -94,18 +94,25 @@ class Decoder:
         self._in_thread = in_thread
         self._pause = pause
 
-    async def run(self, decode: Callable[[], T], *, heavy: bool) -> T:
-        """Return what *decode* returns, which takes long where it is *heavy*; raises as it does."""
-        if heavy:
-            try:
-                found: T = await self._in_thread(decode)
-                return found
-            finally:
-                self.pace.begin()
+    async def run(self, quickly: Callable[[], T | None], decode: Callable[[], T]) -> T:
+        """Return what *decode* returns; raises as it does.
+
+        *quickly* does the same, but returns None where it would take long.
+        """
         if self.pace.over:
             await self._pause()
             self.pace.begin()
-        return decode()
+        found = quickly()
+        if found is None:
+            try:
+                found = await self._in_thread(decode)
+            finally:
+                self.pace.begin()
+        return found
+
+
+def never() -> None:
+    """Return None: for what always takes long."""
 
 
 def in_thread(loop: Loop, function: Callable[[], T]) -> Coroutine[Any, Any, T]:

@@ -333,6 +333,19 @@ def test_async_for_gives_the_packets_in_order_and_ends_where_the_flow_is_whole(o
     assert collected(take(flow))[0] == [[]]
 
 
+def test_a_coroutine_may_mix_async_for_and_next_across_batches(open_async, batch):
+    state, flow = open_async()
+
+    async def read():
+        return [(packet.n, (await flow.next()).n) async for packet in flow]
+
+    results, _ = collected(read())
+    for first in (1, 4):
+        state.receive(batch(*({"n": first + at} for at in range(3))))
+    state.end()
+    assert results == [[(1, 2), (3, 4), (5, 6)]]
+
+
 def test_await_next_gives_a_packet_and_raises_at_the_end(open_async, batch):
     state, flow = open_async()
     state.receive(batch({"n": 1}))
@@ -568,6 +581,22 @@ def test_a_coroutines_packets_of_many_values_are_decoded_in_a_thread(open_async,
     assert results == [HEAVY]
     assert collected(flow.next())[0] == [{"n": 1}]
     assert len(in_thread) == 1
+
+
+def test_who_is_cancelled_while_packets_are_decoded_leaves_them_to_who_asks_next(
+    open_async, batch, in_thread
+):
+    """As a timeout around ``next()`` does."""
+    state, flow = open_async()
+    state.receive(batch(HEAVY, {"n": 1}))
+    results, running = collected(flow.next())
+    running.cancel()
+    assert isinstance(results[0], CancelledError)
+    results, _ = collected(flow.next())
+    decode, done = in_thread[-1]
+    done.callback(decode())
+    assert results == [HEAVY]
+    assert collected(flow.next())[0] == [{"n": 1}]
 
 
 def test_what_a_thread_cannot_decode_breaks_the_connection_off(

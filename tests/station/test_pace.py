@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from pyf.station.pace import TURN, Decoder, Pace, Turns, in_thread, next_turn
+from pyf.station.pace import TURN, Decoder, Pace, Turns, in_thread, never, next_turn
 from pyf.station.tx import ReactorLoop
 from pyf.transport import RemoteProtocolError
 
@@ -96,20 +96,20 @@ def decoder(loop: ReactorLoop) -> Decoder:
     return Decoder(loop.clock, lambda decode: in_thread(loop, decode), lambda: next_turn(loop))
 
 
-def test_what_is_light_is_decoded_at_once_until_a_turn_is_over(hand_reactor, loop):
+def test_what_is_quick_is_decoded_at_once_until_a_turn_is_over(hand_reactor, loop):
     made = decoder(loop)
-    first = waiting(made.run(lambda: 1, heavy=False))
+    first = waiting(made.run(lambda: 1, never))
     hand_reactor.rightNow += 2 * TURN
-    second = waiting(made.run(lambda: 2, heavy=False))
+    second = waiting(made.run(lambda: 2, never))
     assert (first, second) == ([1], [])
     hand_reactor.advance(0)
     hand_reactor.advance(0)
     assert second == [2]
-    assert waiting(made.run(lambda: 3, heavy=False)) == [3]
+    assert waiting(made.run(lambda: 3, never)) == [3]
 
 
-def test_what_is_heavy_is_decoded_in_a_thread(hand_reactor, loop):
-    found = waiting(decoder(loop).run(threading.current_thread, heavy=True))
+def test_what_takes_long_is_decoded_in_a_thread(hand_reactor, loop):
+    found = waiting(decoder(loop).run(never, threading.current_thread))
     until(hand_reactor, found)
     assert found[0] is not threading.current_thread()
 
@@ -118,7 +118,7 @@ def test_what_a_thread_raises_is_raised_where_it_is_awaited(hand_reactor, loop):
     def fail() -> None:
         raise RemoteProtocolError("not this", code="malformed_batch")
 
-    found = waiting(decoder(loop).run(fail, heavy=True))
+    found = waiting(decoder(loop).run(never, fail))
     until(hand_reactor, found)
     assert found[0].check(RemoteProtocolError)
 
