@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from weakref import WeakSet
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
+from pyf.station.burst import next_burst
 from pyf.station.conversation import Conversation
 from pyf.station.counts import Counted, Progress
 from pyf.station.intercept import Interceptor, checked
@@ -29,19 +30,12 @@ from pyf.transport import (
     Packet,
     StationError,
 )
-from pyf.transport.limits import BATCH_PACKETS, TURN_BYTES
 
 Flow = Iterable[dict[str, Any]]
 Source = Callable[[int], Flow]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
 Value = Packet | Literal[True]
 Values = Iterable[Value]
-FAST = 0.002
-"""Seconds: a source that gives a burst sooner is asked for twice as many packets the next time."""
-
-BURST = 4 * BATCH_PACKETS
-"""Packets that a fast source is asked for at once: what is done for each burst takes as long as
-encoding a hundred."""
 
 
 class StationClient(BaseClient):
@@ -287,13 +281,11 @@ class StationClient(BaseClient):
                     link.send()
                 link.abort(type(error).__name__)
                 raise
-            fast = time.monotonic() - began < FAST
+            seconds = time.monotonic() - began
             yield from self._send_pending(link, progress, failure)
             yield progress.departures()
             yield from self._messages(link, progress)
-            cut = link.sent - before < asked
-            count = 2 * count if fast else 1 if cut else max(1, count // 2)
-            count = min(count, BURST, max(1, TURN_BYTES // link.packet_size))
+            count = next_burst(link.sent - before, seconds, link.packet_size)
         if not ended:
             _close(source)  # The handler wants no more.
             link.forget_pending()

@@ -20,6 +20,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from pyf.station.burst import Gate
 from pyf.station.nursery import nursery
 from pyf.station.outcome import lost, refusal
 from pyf.station.wire import Wire, deadline_error, set_user_timeout
@@ -63,7 +64,6 @@ PARKED = 1.0
 LAST_WORD = 1.0
 """Seconds that a client which leaves gives the server to hear of it."""
 
-Encoder = Callable[[dict[str, Any]], Encoded]
 Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
@@ -138,7 +138,7 @@ class KeptLink:
         self._fresh = False
         self._waiting = False
         self._haste = True
-        self._gate: list[Encoder] = []
+        self._gate: Gate = []
         self._resting = False
         self._closed = False
         self._keeper: threading.Thread | None = None

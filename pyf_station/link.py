@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pyf.station.keeper import Encoder, KeptLink
-from pyf.transport import Connection, Packet, RemoteProtocolError, codec, encode_packet, speed
-from pyf.transport.limits import LARGE
-from pyf.transport.pieces import encode_pieces
+from pyf.station.burst import encoded
+from pyf.station.keeper import KeptLink
+from pyf.transport import Connection, Packet, RemoteProtocolError, codec
 
 
 class Link(KeptLink):
@@ -47,9 +46,7 @@ class Link(KeptLink):
         and the keeper sends those before. Raises what *source* raises, TypeError or
         UnsupportedValue; what came before is in ``pending`` then.
         """
-        large = self.packet_size >= LARGE
-        gate: list[Encoder] = [encode_pieces if large else encode_packet] * count
-        encode_each = codec.encode_each if large else speed.encode_each
+        gate, packets = encoded(source, count, self.packet_size)
         haste = count > 1 or not self.sent
         with self._lock:
             self._activity += 1
@@ -58,7 +55,7 @@ class Link(KeptLink):
                 self._wake()
             self._haste = haste
             before = self.sent + len(self.pending)
-        self.pending.extend(encode_each(gate, source))
+        self.pending.extend(packets)
         with self._lock:
             given = self.sent + len(self.pending) - before
         return given < count and bool(gate)

@@ -16,20 +16,11 @@ from operator import call, length_hint
 from queue import SimpleQueue
 from typing import Any, Final
 
+from pyf.station.burst import BURST, BURST_BYTES, Gate, encoded, most, next_burst
 from pyf.station.loop import Loop
 from pyf.station.stream import Stream
 from pyf.transport import PacketError, encode_packet
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE
-from pyf.transport.pieces import Encoded, encode_pieces
-
-BURST: Final = 4 * BATCH_PACKETS
-"""Packets that a fast source is asked for at once: a change of threads costs as much as 50."""
-
-BURST_BYTES: Final = 4 * BATCH_BYTES
-"""Bytes of packets that a fast source is asked for at once."""
-
-BURST_SECONDS: Final = 0.002
-"""What a burst should take: a source is asked for as many packets as it gave in that time."""
+from pyf.transport.pieces import Encoded
 
 TICK: Final = 0.004
 """Seconds after which a burst that goes on is sent as far as it is: within the 10 ms promised."""
@@ -43,8 +34,6 @@ IDLE_THREADS: Final = 8
 Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
 Source = Callable[[int], Any]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
-Encode = Callable[[Any], Encoded]
-_call: Any = call  # Its type has too many variables for pyright.
 
 INSTANT: Final[frozenset[type]] = frozenset(
     {list, tuple, type(iter([])), type(iter(())), type({}.values()), range}
@@ -194,19 +183,17 @@ class IteratorPump(Pump):
         stream: Stream,
         source: Iterator[dict[str, Any]],
         worker: Worker | Inline,
-        encode: Encode = encode_packet,
     ) -> None:
         super().__init__(loop, stream)
         self._source: Any = source
         self._worker = worker
-        self._encode = encode
         self._inline = isinstance(worker, Inline)
         # A generator sees the context of its caller, as it would where it is iterated there.
         self._run: Any = call if self._inline else copy_context().run
-        self._count = BURST if self._inline else 1
+        self._count = 1
         self._asked = 0
         self._before = 0
-        self._gate: list[Encode] = []
+        self._gate: Gate = []
         self._guard: Any = None
         self._released = False
 
@@ -215,22 +202,17 @@ class IteratorPump(Pump):
         stream = self._stream
         if self._asked or self._released or self.failure is not None or stream.pending:
             return
-        count = min(self._count, stream.room())
         if self._inline:
             # One more than there are, to see the end.
-            count = min(count, length_hint(self._source, count) + 1)
+            self._count = min(most(stream.packet_size), length_hint(self._source, BURST) + 1)
+        count = min(self._count, stream.room())
         if not count:
             return
         self._asked, self._before = count, stream.sent
-        gate = self._gate = [self._encoder()] * count
+        self._gate, packets = encoded(self._source, count, stream.packet_size)
         if count > 1 and not self._inline:
             self._guard = self._loop.callLater(TICK, self._cut)
-        self._worker.do(partial(self._run, self._burst, gate))
-
-    def _encoder(self) -> Encode:
-        """Return what encodes packets as large as they were of late: large values uncopied."""
-        large = self._encode is encode_packet and self._stream.packet_size >= LARGE
-        return encode_pieces if large else self._encode
+        self._worker.do(partial(self._run, self._burst, packets))
 
     def close(self) -> None:
         """Close the source, if it has to be; ``closed`` says when that is done."""
@@ -250,13 +232,11 @@ class IteratorPump(Pump):
 
     # In the worker's thread
 
-    def _burst(self, gate: list[Encode]) -> None:
+    def _burst(self, packets: Iterator[Encoded]) -> None:
         began = self._loop.clock()
         failure = None
         try:
-            # In C. A packet is encoded as it comes: its source may change it and yield it again.
-            # The gate is asked before the source: once emptied, no packet is lost.
-            self._stream.pending.extend(map(_call, gate, self._source))
+            self._stream.pending.extend(packets)
         except BaseException as error:  # noqa: BLE001 - for the caller, whatever it is
             failure = error
         self._tell(partial(self._arrived, self._loop.clock() - began, failure))
@@ -297,7 +277,8 @@ class IteratorPump(Pump):
         given = stream.sent + waiting - self._before
         if waiting:
             stream.packet_size = sum(map(len, stream.pending)) // waiting
-        self._adapt(given, seconds)
+        if not self._inline:
+            self._count = next_burst(given, seconds, stream.packet_size)
         if self.failure is None:
             self.failure = failure
         # What the gate has left says that nothing cut the burst short but the source itself.
@@ -309,14 +290,6 @@ class IteratorPump(Pump):
         self.deliver()
         if self._count > 1 and stream.sent - stream.told <= BURST:
             self._loop.soon(self.more) if self._inline else self.more()
-
-    def _adapt(self, given: int, seconds: float) -> None:
-        most = min(BURST, max(1, BURST_BYTES // self._stream.packet_size))
-        if self._inline:
-            self._count = most
-        else:
-            fitting = int(given * BURST_SECONDS / max(seconds, 1e-6))
-            self._count = max(1, min(fitting, 2 * self._count, most))
 
 
 class TaskPump(Pump):

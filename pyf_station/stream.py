@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol
 
 from pyf.station.loop import Loop
 from pyf.station.outcome import lost
-from pyf.station.pace import Decoder, in_thread, next_turn
+from pyf.station.pace import Decoder, in_thread, never, next_turn
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
 from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
+from pyf.transport.codec import unroll
 from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.frames import Batch
 from pyf.transport.pieces import Encoded
@@ -151,7 +152,8 @@ class Stream:
         batch = self._messages.popleft()
         self._taking = True
         try:
-            packets = await self._decoder.run(lambda: list(batch.decode()), heavy=batch.heavy)
+            maps = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
+            packets = list(unroll(maps)[1])
         except RemoteProtocolError as error:
             self._carrier.fail(error)
             raise
@@ -210,7 +212,7 @@ class Stream:
 
     async def _decode(self, result: LateResult) -> None:
         try:
-            found = await self._decoder.run(result.decode, heavy=True)
+            found: ResultReceived = await self._decoder.run(never, result.decode)
         except RemoteProtocolError as error:
             self._carrier.fail(error)
             self.fail(error)

@@ -203,7 +203,7 @@ class StationClient(CoClient):
     def _iterate(
         self, loop: Loop, stream: Stream, source: Iterator[Any], worker: Worker | Inline
     ) -> Pump:
-        return _StepsPump(loop, stream, source, worker, _encode)
+        return _StepsPump(loop, stream, source, worker)
 
     async def _dial(self, trunk: Trunk) -> Multiplex:
         reactor = self._get_reactor()
@@ -303,20 +303,6 @@ _DROPPED: Final = object()
 """What stands for a packet that an interceptor has dropped."""
 
 
-class _Step(BaseException):
-    """A step of a flow that is no packet yet."""
-
-    def __init__(self, deferred: Deferred[Any]) -> None:
-        super().__init__()
-        self.deferred = deferred
-
-
-def _encode(step: Any) -> bytes:
-    if isinstance(step, Deferred):
-        raise _Step(step)
-    return encode_packet(step)
-
-
 class _StepsPump(IteratorPump):
     """Takes packets from an iterator; on the reactor, once a step has been a Deferred."""
 
@@ -334,10 +320,12 @@ class _StepsPump(IteratorPump):
             self._step.cancel()
 
     def _arrived(self, seconds: float, failure: BaseException | None) -> None:
-        if not isinstance(failure, _Step):
+        # What was to be encoded, and is no packet.
+        step = vars(failure).get("value") if isinstance(failure, TypeError) else None
+        if not isinstance(step, Deferred):
             super()._arrived(seconds, failure)
             return
-        self._step = step = failure.deferred
+        self._step = step
         self._gate.clear()  # What the source gave before does not end it.
         super()._arrived(seconds, None)
         if not self._released and not self._inline:

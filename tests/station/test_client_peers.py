@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyf.station import client as client_module
+from pyf.station import burst
 from pyf.station import keeper as keeper_module
 from pyf.station.client import StationClient
 from pyf.transport import (
@@ -393,7 +393,7 @@ def test_a_fast_source_is_batched(answer, monkeypatch):
     """
     Packets of a fast source share frames.
     """
-    monkeypatch.setattr(client_module, "FAST", 3600)
+    monkeypatch.setattr(burst, "SECONDS", 3600)
     peers = []
 
     def script(peer):
@@ -410,7 +410,7 @@ def test_a_slow_source_is_not(answer, monkeypatch):
     """
     Each packet of a slow source has a frame of its own.
     """
-    monkeypatch.setattr(client_module, "FAST", 0)
+    monkeypatch.setattr(burst, "SECONDS", 0)
     peers = []
 
     def script(peer):

@@ -1,0 +1,60 @@
+"""How many packets a source is asked for at once: as many as it gives in a moment.
+
+So those of a slow source leave one by one, and what is done for each burst of a fast one costs
+next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pyf.transport import codec, encode_packet, speed
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, TURN_BYTES
+from pyf.transport.pieces import Encoded, encode_pieces
+
+Gate = list[Callable[[Any], Encoded]]
+"""What the packets of a burst pass, each one place of it: emptied, it ends the burst at the packet
+that the source is at."""
+
+BURST: Final = 4 * BATCH_PACKETS
+"""Packets at the most: what is done for each burst takes as long as encoding a hundred."""
+
+BURST_BYTES: Final = 4 * BATCH_BYTES
+"""Bytes at the most, unless packets are LARGE: what a processor's own cache holds."""
+
+SECONDS: Final = 0.002
+"""What a burst should take."""
+
+SLOW: Final = 0.0005
+"""Seconds for each packet from which on they leave one by one: to send one takes less."""
+
+GROWTH: Final = 16
+"""How many times as many a source that is fast is asked for next. One that then stops in the middle
+is cut short, whatever it was asked for."""
+
+
+def most(packet_size: int) -> int:
+    """Return how many packets of so many bytes a burst may have, 1 at least."""
+    size = TURN_BYTES if packet_size >= LARGE else BURST_BYTES
+    return max(1, min(BURST, size // packet_size))
+
+
+def next_burst(given: int, seconds: float, packet_size: int) -> int:
+    """Return how many packets to ask for where *given* took so long, 1 at least."""
+    if seconds >= given * SLOW:
+        return 1
+    fitting = int(given * SECONDS / max(seconds, 1e-6))
+    return max(1, min(fitting, GROWTH * given, most(packet_size)))
+
+
+def encoded(
+    source: Iterator[dict[str, Any]], count: int, packet_size: int
+) -> tuple[Gate, Iterator[Encoded]]:
+    """Return the next *count* packets of *source*, encoded as they come, and the gate they pass.
+
+    Large values are not copied where packets had *packet_size* bytes of late.
+    """
+    large = packet_size >= LARGE
+    gate: Gate = [encode_pieces if large else encode_packet] * count
+    return gate, (codec.encode_each if large else speed.encode_each)(gate, source)
