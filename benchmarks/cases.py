@@ -177,10 +177,9 @@ HUGE = {"growth-1e8"}  # only where asked for: minutes each
 
 @dataclass(frozen=True)
 class Demand:
-    """What a figure of a contestant must come to, against the same figure of another one.
+    """What a figure of a contestant in a case must come to, against that of another one.
 
-    Without *rival* the figure itself is bounded. *case* is one, or several that are compared with
-    the first of them.
+    Without *rival* the figure itself is bounded.
     """
 
     case: str
@@ -207,6 +206,8 @@ DEMANDS = (
     ),
     *(Demand(case, "station-resume", "rate", 0.9, "station") for case in ("there", "back", "both")),
     Demand("there", "station", "cpu", 1.0, below=True),
+    # The same on any machine: there the limit took 0.58.
+    Demand("there", "station", "cpu", 1.72, "limit", below=True),
     Demand("there", "station", "rate", 100, "grpc"),
     Demand("there", "station", "rate", 1, "grpc-batched"),
     Demand("there", "station", "rate", 1, "flight"),

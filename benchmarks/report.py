@@ -110,9 +110,9 @@ FLAMES = """\
 Samples of a whole stream's run, every 2 ms, starting Python included; the wider, the more time. `benchmarks/flame` draws
 them again, for any case.
 
-A small extension does what costs most: encoding the packets as the source gives them, and decoding a batch straight to
-Packets. It is compiled where there is a compiler; `PYF_STATION_PURE=1` shows what Python alone does. The rest of the client's
-time is its source's and the socket's; that of the server, the handler's.
+A small extension does what costs most: encoding the packets as the source gives them, decoding a batch straight to Packets, and
+reading their fields. It is compiled where there is a compiler; `PYF_STATION_PURE=1` shows what Python alone does. The rest of
+the client's time is its source's and the socket's; that of the server, the handler's.
 
 ![The client's time](performance/flame-there-client.svg)
 
