@@ -110,16 +110,18 @@ def cutting(proxy: ChaosProxy, every: int, cuts: int) -> Iterator[Packet]:
     how = random.Random(7)
     number = 0
     while proxy.cuts < cuts:
-        for _ in range(every):
+        for _ in range(every - 10):
             yield Packet(n=number, fill=bytes(how.randrange(200)))
             number += 1
         proxy.wait_for_connections(proxy.cuts + 1)
+        forwarded = (proxy.to_server.forwarded, proxy.to_client.forwarded)
+        for _ in range(10):  # One of ten is answered: there is something to cut on either way.
+            yield Packet(n=number, fill=bytes(100))
+            number += 1
         if how.random() < 0.5:
-            forwarded = (proxy.to_server.forwarded, proxy.to_client.forwarded)
-            way = (proxy.to_server, proxy.to_client)[how.randrange(2)]
-            # All may have come already: then a PING brings the next bytes.
-            count = forwarded[way is proxy.to_client] + how.randrange(1, 80)
-            way.wait_for_bytes(count, timeout=6 * WAIT)
+            way = how.randrange(2)
+            count = forwarded[way] + how.randrange(1, 80)
+            (proxy.to_server, proxy.to_client)[way].wait_for_bytes(count)
         proxy.cut(how.choice(["fin", "rst"]))
 
 
