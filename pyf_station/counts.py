@@ -8,7 +8,7 @@ from operator import length_hint
 from typing import Any, Literal, Protocol
 
 from pyf.transport import Packet
-from pyf.transport.codec import unroll
+from pyf.transport.speed import unroll
 
 
 class Carried(Protocol):

@@ -15,8 +15,8 @@ from pyf.station.pace import Decoder
 from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError, speed
-from pyf.transport.codec import unroll
 from pyf.transport.frames import Batch
+from pyf.transport.speed import unroll
 
 _DONE: Final = speed.Done()
 
@@ -68,8 +68,8 @@ class _Reader:
         self._bytes += batch.size
         count = session.decoded[0] + batch.packets
         if session.header is None:
-            session.header = packets[0] = Packet(packets[0])
-            made = iter([session.header, *map(Packet, packets[1:])])
+            first = list(unroll(packets)[1])
+            session.header, made = first[0], iter(first)
             session.decoded = (count, made, made)
         else:
             session.decoded = (count, *unroll(packets))

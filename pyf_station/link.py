@@ -7,7 +7,7 @@ from typing import Any
 
 from pyf.station.burst import encoded
 from pyf.station.keeper import KeptLink
-from pyf.transport import Connection, Packet, RemoteProtocolError, codec
+from pyf.transport import Connection, Packet, RemoteProtocolError, speed
 
 
 class Link(KeptLink):
@@ -111,7 +111,7 @@ class Link(KeptLink):
     def take_messages(self) -> list[Packet]:
         """Return the packets of one batch that has come back; as ``take_maps`` does."""
         maps = self.take_maps()
-        return list(codec.unroll(maps)[1]) if maps else []
+        return list(speed.unroll(maps)[1]) if maps else []
 
     def take_maps(self) -> list[dict[str, Any]]:
         """Return the packets of one batch that has come back, none if none has: for ``unroll``.

@@ -14,11 +14,11 @@ from pyf.station.pace import Decoder, in_thread, never, next_turn
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
 from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
-from pyf.transport.codec import unroll
 from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.frames import Batch
 from pyf.transport.pieces import Encoded
 from pyf.transport.resume import FlowMachine, Ticket
+from pyf.transport.speed import unroll
 from pyf.transport.states import FlowState
 
 _SENDING: Final = (FlowState.STREAMING, FlowState.STOPPED)

@@ -15,7 +15,7 @@ from cpython.datetime cimport (
     import_datetime,
 )
 from cpython.dict cimport PyDict_Next, PyDict_SetItem, PyDict_Size, PyDict_Update
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM, PyList_SetItem
 from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -41,6 +41,7 @@ cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object where, object name)
     object PyObject_CallOneArg(object function, object argument)
     void PyObject_GC_UnTrack(void* value)
+    bint PyObject_GC_IsTracked(object value)
     int PY_VERSION_HEX
     Py_ssize_t PY_SSIZE_T_MAX
     void PyObject_GC_Track(void* value)
@@ -582,7 +583,7 @@ def decode_quickly(data, Py_ssize_t count, bounds=codec.BOUNDS):
         return codec.decode_quickly(data, count, bounds)
 
 
-cdef list decode_packets(data, Py_ssize_t count, Py_ssize_t breaths):
+cdef object decode_packets(data, Py_ssize_t count, Py_ssize_t breaths):
     cdef Py_buffer view
     cdef Reader reader
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -604,6 +605,7 @@ def decode(data, bounds=codec.BOUNDS):
         reader.owed = 1
         value = take(&reader, 0)
         if reader.at == reader.end:
+            remember(value)
             return value
     except Exception:
         pass  # Python's codec finds out why.
@@ -619,7 +621,7 @@ cdef inline void begin(Reader* reader, Py_buffer* view, Py_ssize_t breaths) noex
     reader.breath, reader.breaths, reader.holds = BREATH, breaths, False
 
 
-cdef list take_packets(Reader* reader, Py_ssize_t count):
+cdef object take_packets(Reader* reader, Py_ssize_t count):
     cdef Py_ssize_t index, forms = 0
     cdef uint64_t fields
     cdef unsigned char head
@@ -639,29 +641,94 @@ cdef list take_packets(Reader* reader, Py_ssize_t count):
             fields = take_number(reader, 2)
         else:
             raise _Beyond
-        reader.holds = False
         if fields < MANY or not take_form(reader, packet, fields, form):
             take_map(reader, packet, fields, 1)
             if fields >= MANY and forms < FORMS:
                 form, forms = dict.fromkeys(packet), forms + 1
-        if not reader.holds:
-            forget(packet)
+        forget(packet)
         Py_INCREF(packet)
         PyList_SET_ITEM(found, index, packet)
     PyObject_GC_Track(<void*>found)
     if reader.at != reader.end:
         raise _Beyond
-    return found
+    if not reader.holds:
+        return found
+    whole = Nested.__new__(Nested)
+    whole.extend(found)
+    return whole
 
 
-cdef inline void forget(object packet) noexcept:
-    """Have the collector not look at a dict of values that hold no others.
+# What Python's garbage collector looks at. A frame's packets would take it longer than decoding
+# them, since it looks again and again at what waits. They are trees, so there is nothing to find
+# until somebody has them.
 
-    It looks at such a dict only where that is of a subclass. As any dict, this one tells it of
-    itself once it is given something else to hold.
+cdef class Nested(list):
+    """Packets that nobody has yet, some of which hold what may hold others: for ``unroll`` alone."""
+
+
+cdef class _Given:
+    """Gives the packets of such a list away, each to be looked at by the collector from then on."""
+
+    cdef object packets
+    cdef Py_ssize_t at
+
+    def __init__(self, Nested packets):
+        self.packets = packets
+
+    def __iter__(self):
+        return self
+
+    def __length_hint__(self):
+        return PyList_GET_SIZE(self.packets) - self.at
+
+    def __next__(self):
+        if self.at == PyList_GET_SIZE(self.packets):
+            raise StopIteration
+        packet = <object>PyList_GET_ITEM(self.packets, self.at)
+        Py_INCREF(None)
+        PyList_SetItem(self.packets, self.at, None)  # It goes with whoever drops it.
+        self.at += 1
+        remember(packet)
+        return packet
+
+
+def unroll(maps):
+    """Return iterators of Packets and of how many are left; see ``pyf.transport.codec.unroll``."""
+    if type(maps) is not Nested:
+        return codec.unroll(maps)
+    given = _Given(maps)
+    return given, given
+
+
+cdef inline void forget(object container) noexcept:
+    """Have the collector not look at *container*, or not any more.
+
+    That is for good where it holds nothing that holds others, as with any dict, except that Python
+    itself does so for no subclass. Once it is given something else to hold, it tells of itself.
     """
     if PY_VERSION_HEX < 0x030E0000:
-        PyObject_GC_UnTrack(<void*>packet)
+        PyObject_GC_UnTrack(<void*>container)
+
+
+cdef bint remember(object value) except -1:
+    """Have the collector look at what holds others in *value*; return whether it is of that kind."""
+    cdef Py_ssize_t at = 0
+    cdef PyObject* name
+    cdef PyObject* item
+    cdef bint holds = False
+    if type(value) is list:
+        holds = True
+        for at in range(PyList_GET_SIZE(value)):
+            remember(<object>PyList_GET_ITEM(value, at))
+    elif is_map(value):
+        while PyDict_Next(value, &at, &name, &item):
+            if remember(<object>item):
+                holds = True
+    else:
+        return PyObject_GC_IsTracked(value)
+    if holds and not PyObject_GC_IsTracked(value):
+        PyObject_GC_Track(<void*>value)
+    return True
 
 
 cdef bint take_form(Reader* reader, object packet, uint64_t count, dict form) except -1:
@@ -860,7 +927,8 @@ cdef object take_list(Reader* reader, uint64_t count, int depth):
         value = take(reader, depth)
         Py_INCREF(value)
         PyList_SET_ITEM(found, index, value)
-    PyObject_GC_Track(<void*>found)
+    if PY_VERSION_HEX >= 0x030E0000:
+        PyObject_GC_Track(<void*>found)
     return found
 
 
@@ -873,6 +941,8 @@ cdef object take_map(Reader* reader, object found, uint64_t count, int depth):
     for index in range(<Py_ssize_t>count):
         key = take_key(reader)
         PyDict_SetItem(found, key, take(reader, depth))
+    if depth > 1:
+        forget(found)
     return found
 
 

@@ -166,7 +166,7 @@ class Batch:
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        return codec.unroll(self.decode_maps())[1]
+        return speed.unroll(self.decode_maps())[1]
 
     def decode_maps(self) -> list[dict[str, Any]]:
         """Return the packets, for a reader that makes Packets of those that are plain dicts.

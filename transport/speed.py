@@ -18,6 +18,7 @@ __all__ = [
     "decode_quickly",
     "encode_each",
     "encode_packet",
+    "unroll",
 ]
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         decode_quickly,
         encode_each,
         encode_packet,
+        unroll,
     )
     from pyf.transport.intake import Done, Intake
 else:
@@ -36,3 +38,4 @@ else:
     decode = _chosen.decode
     decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
     encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet
+    unroll = _chosen.unroll

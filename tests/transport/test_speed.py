@@ -1,15 +1,18 @@
 """The compiled loops do what the codec in Python does, and are where they are expected."""
 
 import collections
+import copy
 import enum
 import gc
 import sys
 import threading
 import tracemalloc
 import uuid
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import pytest
@@ -346,8 +349,6 @@ def test_the_collector_finds_packets_that_hold_each_other(compiled):
     """
     It need not look at those of plain values, until they are given something else.
     """
-    packets = compiled.decode_maps(array([codec.encode_packet({"a": 1}), b"\x81\xa1a\x90"]), 2)
-    assert gc.is_tracked(packets[1])
     for change in (
         lambda packet: packet.update(me=packet),
         lambda packet: setattr(packet, "a", packet),
@@ -370,11 +371,84 @@ def test_the_collector_does_not_look_at_packets_that_hold_no_others(compiled):
     }
     wide = {f"name{n}": uuid.uuid4() for n in range(20)}
     data = [codec.encode_packet(packet) for packet in (flat, wide, wide, {"a": [1]}, {"a": {}})]
-    packets = compiled.decode_maps(array(data), 5)
+    packets = list(compiled.unroll(compiled.decode_maps(array(data), 5))[1])
     # From Python 3.14 on a dict cannot tell the collector of itself later.
     always = sys.version_info >= (3, 14)
     assert list(map(gc.is_tracked, packets)) == [always] * 3 + [True] * 2
     assert packets[0] == flat
+
+
+NESTED: Any = {"a": {"b": [{"c": {}}], "d": {"e": {"f": 1}}}, "g": [[]], "h": 1}
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="there each dict is looked at from its start"
+)
+def test_the_collector_looks_at_nested_packets_once_somebody_has_them(compiled):
+    """
+    It would look again and again at a frame of them that waits.
+    """
+    data = array([codec.encode_packet(packet) for packet in (NESTED, {"a": 1}, NESTED)])
+    waiting = compiled.decode_maps(data, 3)
+    for packet in waiting:
+        assert not any(map(gc.is_tracked, containers(packet)))
+    left, packets = compiled.unroll(waiting)
+    first = next(packets)
+    assert length_hint(left) == 2
+    assert first == NESTED
+    # As if Python had made it.
+    usual = [gc.is_tracked(each) for each in containers(copy.deepcopy(NESTED))]
+    assert [gc.is_tracked(each) for each in containers(first)] == usual
+    assert usual.count(True) == 7
+    assert not gc.is_tracked(next(packets))
+    assert list(packets) == [NESTED]
+    assert length_hint(left) == 0
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda packet: packet["a"]["b"],
+        lambda packet: packet["a"]["b"][0],
+        lambda packet: packet["a"]["b"][0]["c"],
+        lambda packet: packet["a"]["d"]["e"],
+        lambda packet: packet["g"][0],
+        lambda packet: packet,
+    ],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_is_tied_into_a_ring_inside_a_packet_is_freed(compiled, where, alone):
+    if alone:
+        packet = Packet(compiled.decode(codec.encode_packet(NESTED)))
+    else:
+        data = array([codec.encode_packet(NESTED)])
+        packet = next(compiled.unroll(compiled.decode_maps(data, 1))[1])
+    inner = where(packet)
+    canary = Canary()
+    if isinstance(inner, list):
+        inner.append([packet, canary])
+    else:
+        inner["ring"] = [packet, canary]
+    freed = weakref.ref(canary)
+    del packet, inner, canary
+    gc.collect()
+    assert freed() is None
+
+
+class Canary:
+    """
+    Somebody who is missed.
+    """
+
+
+def containers(value: Any) -> list[Any]:
+    """
+    Return the dicts and lists in a value, itself included, from the outside in.
+    """
+    if not isinstance(value, dict | list):
+        return []
+    inner = value.values() if isinstance(value, dict) else value
+    return [value, *(each for item in inner for each in containers(item))]
 
 
 def test_names_of_fields_that_fall_on_one_place_are_told_apart(compiled):
