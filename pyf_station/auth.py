@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
+from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 
 from pyf.station.blame import stack
@@ -27,7 +27,6 @@ SHORTEST_SECRET: Final = 16
 
 _log: Final = Logger()
 _in_reactor: Final[Any] = blockingCallFromThread  # which come without types
-_in_pool: Final[Any] = deferToThreadPool
 
 
 def shared_secrets(*secrets: str | bytes, field: str = "authtkt") -> Authenticate:
@@ -96,11 +95,8 @@ class Gate:
             if self._on_reactor:
                 identity = await self._ask(session)
             else:
-                pool = self._server.threads()
                 # In a list, for it may be a Deferred, which no Deferred takes for a result.
-                [identity] = await _in_pool(
-                    self._server.reactor, pool, lambda: [self._call(session)]
-                )
+                [identity] = await self._server.call_in_thread(lambda: [self._call(session)])
                 if isinstance(identity, Deferred):
                     identity = await identity
         except GeneratorExit:

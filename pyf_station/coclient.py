@@ -21,11 +21,12 @@ from pyf.station.joint import Joint
 from pyf.station.length import known_length
 from pyf.station.loop import Loop
 from pyf.station.multiplex import Multiplex
-from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump, Worker
+from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump
 from pyf.station.resuming import Persistence
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths, TlsPipe, client_context
 from pyf.station.trunk import Trunk
+from pyf.station.workers import Worker
 from pyf.transport import Limits
 
 Talk = TypeVar("Talk")
@@ -120,11 +121,12 @@ class CoClient(BaseClient):
         return Call(InterceptedRun(self._interceptors, seen, progress, begin), progress)
 
     def _pump(self, trunk: Trunk, stream: Stream, flow: Any, through: Callable[[Any], Any]) -> Pump:
+        if type(flow) in INSTANT:
+            return self._iterate(trunk.loop, stream, through(iter(flow)), Inline())
         _check_flow(flow)
         if isinstance(flow, AsyncIterable):
             return TaskPump(trunk.loop, stream, through(flow))
-        worker = Inline() if type(flow) in INSTANT else trunk.workers.take()
-        return self._iterate(trunk.loop, stream, through(iter(flow)), worker)
+        return self._iterate(trunk.loop, stream, through(iter(flow)), trunk.workers.take())
 
     async def _send(
         self,
@@ -165,6 +167,8 @@ def _same(source: Any) -> Any:
 
 
 def _check_flow(flow: object) -> None:
+    if type(flow) in INSTANT:
+        return
     refused = isinstance(flow, str | bytes | bytearray | Mapping)
     if refused or not isinstance(flow, Iterable | AsyncIterable):
         raise not_a_flow(flow, "an iterable or async iterable")

@@ -6,19 +6,18 @@ of a fast source is one step. It sends by itself, whatever the caller does meanw
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from operator import call, length_hint
-from queue import SimpleQueue
 from typing import Any, Final
 
 from pyf.station.burst import BURST, BURST_BYTES, Gate, encoded, most, next_burst
 from pyf.station.loop import Loop
 from pyf.station.stream import Stream
+from pyf.station.workers import Worker
 from pyf.transport import PacketError, encode_packet
 from pyf.transport.pieces import Encoded
 
@@ -28,9 +27,6 @@ TICK: Final = 0.004
 LAST_WORD: Final = 1.0
 """Seconds that a source has to close before its caller goes on."""
 
-IDLE_THREADS: Final = 8
-"""Threads that wait for the next source."""
-
 Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
 Source = Callable[[int], Any]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
@@ -39,68 +35,6 @@ INSTANT: Final[frozenset[type]] = frozenset(
     {list, tuple, type(iter([])), type(iter(())), type({}.values()), range}
 )
 """Sources that never block, since the packets are there: they need no thread."""
-
-
-class Worker:
-    """A thread for one source after another."""
-
-    def __init__(self, home: Workers) -> None:
-        self._home = home
-        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="pyf.station-source", daemon=True).start()
-
-    def do(self, job: Callable[[], object]) -> None:
-        """Have *job*, which raises nothing, done behind those before."""
-        self._jobs.put(job)
-
-    def release(self) -> None:
-        """Need it no more, once all jobs are done."""
-        self._jobs.put(partial(self._home.rest, self))
-
-    def end(self) -> None:
-        """End the thread, once all jobs are done."""
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while job := self._jobs.get():
-            job()
-            del job  # It would keep its source as long as the thread waits.
-
-
-class Workers:
-    """Threads for sources that may block: as many as there are such sources.
-
-    They are daemons: one that blocks for ever must not keep the process.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[Worker] = []
-        self._closed = False
-
-    def take(self) -> Worker:
-        """Return a thread for one source. Raises RuntimeError where the system has none."""
-        with self._lock:
-            self._closed = False
-            if self._idle:
-                return self._idle.pop()
-        return Worker(self)
-
-    def rest(self, worker: Worker) -> None:
-        """Take back a worker that has nothing to do."""
-        with self._lock:
-            if not self._closed and len(self._idle) < IDLE_THREADS:
-                self._idle.append(worker)
-                return
-        worker.end()
-
-    def close(self) -> None:
-        """End all threads, once they have nothing to do."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for worker in idle:
-            worker.end()
 
 
 class Inline:
@@ -284,11 +218,12 @@ class IteratorPump(Pump):
         # What the gate has left says that nothing cut the burst short but the source itself.
         cut = stream.over or not self._gate
         self.exhausted: bool = failure is None and given < asked and not cut
-        if self.exhausted or failure is not None:
+        over = self.exhausted or failure is not None
+        if over:
             self.closed = True
             self._release(bool)
         self.deliver()
-        if self._count > 1 and stream.sent - stream.told <= BURST:
+        if not over and self._count > 1 and stream.sent - stream.told <= BURST:
             self._loop.soon(self.more) if self._inline else self.more()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from pyf.station.auth import Authenticate, Gate, exposed
 from pyf.station.bridge import run_coroutine
@@ -37,6 +34,7 @@ from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.tls import secured
 from pyf.station.watch import Alarm
+from pyf.station.workers import Workers
 from pyf.transport import Limits
 from pyf.transport.events import FlowOpened
 from pyf.transport.limits import limits_of
@@ -136,7 +134,9 @@ class FlowServer(Factory):
         self.sessions: Sessions | None = None if resume is None else Sessions(self, resume)
         """The flows that may survive their connection."""
         self._reactor = reactor
-        self._pool: ThreadPool | None = None
+        # Coroutines need some, too, for what blocks: a store.
+        threads = max_handlers if self.runner.kind is Kind.THREAD else MAX_THREADS
+        self._workers = Workers("pyf.station-handler", threads)
         self._stopped: list[Deferred[None]] = []
         self._broken_off = False
         self._warned = False
@@ -262,7 +262,7 @@ class FlowServer(Factory):
         session.on_return = self._handler_returned
         if self.runner.kind is Kind.THREAD:
             try:
-                self.threads().callInThread(self._run_in_thread, session, inbox)
+                self._workers.do(partial(self._run_in_thread, session, inbox))
             except RuntimeError:
                 self._running.discard(session)
                 _log.error(
@@ -284,7 +284,7 @@ class FlowServer(Factory):
         for connection in list(self.connections):
             connection.stop("the server is stopping")
         self._end_detached("the server is stopping")
-        self._release_threads()
+        self._workers.close()
         return self._when_left(STOP_GRACE)
 
     def drain(self, grace: float | None = None) -> Deferred[None]:
@@ -321,8 +321,18 @@ class FlowServer(Factory):
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread; return what fires with its result."""
-        deferred: Deferred[Any] = deferToThreadPool(self.reactor, self.threads(), function, *args)
-        return deferred
+        result: Deferred[Any] = Deferred()
+
+        def work() -> None:
+            try:
+                value = function(*args)
+            except BaseException as error:  # noqa: BLE001 - for whoever waits
+                self.reactor.callFromThread(result.errback, error)
+            else:
+                self.reactor.callFromThread(result.callback, value)
+
+        self._workers.do(work)
+        return result
 
     def has_room_for(self, peer: object) -> bool:
         """Whether one more client of the address of *peer* is taken."""
@@ -352,13 +362,17 @@ class FlowServer(Factory):
         try:
             self.runner.run_in_thread(session, inbox)
         finally:
-            self.reactor.callFromThread(self._handler_returned, session)
+            self._note_return(session)
 
     async def _run_on_reactor(self, session: Session, inbox: Any) -> None:
         try:
             await self.runner.run_on_reactor(session, inbox)
         finally:
-            # Not here and now: a coroutine that nothing holds is finalised in any thread.
+            self._note_return(session)
+
+    def _note_return(self, session: Session) -> None:
+        # Not here and now: a coroutine that nothing holds is finalised in any thread.
+        if not session.frees:
             self.reactor.callFromThread(self._handler_returned, session)
 
     def _handler_returned(self, session: Session) -> None:
@@ -421,7 +435,7 @@ class FlowServer(Factory):
         if self._running:
             text = "{n} handlers have not returned ({stuck} are stuck), and nobody waits now"
             _log.warn(text, n=self.handlers, stuck=self.stuck)
-        self._release_threads()
+        self._workers.close()
         self._stopped.remove(left)
         left.callback(None)
 
@@ -433,28 +447,10 @@ class FlowServer(Factory):
         for deferred in stopped:
             deferred.callback(None)
         if not self.numPorts:
-            self._release_threads()
+            self._workers.close()
             if self._hook is not None:
                 self.reactor.removeSystemEventTrigger(self._hook)
                 self._hook = None
-
-    def threads(self) -> ThreadPool:
-        """Return the pool in which handlers run; for the reactor's thread."""
-        if self._pool is None:
-            # Coroutines need some, too, for what blocks: a store.
-            on_reactor = self.runner.kind is Kind.REACTOR
-            most = MAX_THREADS if on_reactor else self.max_handlers
-            self._pool = pool = ThreadPool(0, most, "pyf.station")
-            # A handler that never returns must not keep the process alive.
-            pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
-            pool.start()
-        return self._pool
-
-    def _release_threads(self) -> None:
-        """Let each thread end once it has no work. Waits for none: a handler may never return."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.adjustPoolsize(0, 0)
 
 
 def _address(peer: object) -> object:

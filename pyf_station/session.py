@@ -33,11 +33,11 @@ from pyf.transport import (
     census,
     encode_packet,
 )
-from pyf.transport.codec import decode
 from pyf.transport.errors import packet_too_large
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
 from pyf.transport.pieces import Encoded, Pending, weigh
+from pyf.transport.speed import decode
 
 _log: Final = Logger()
 
@@ -124,6 +124,8 @@ class Session:
 
     returned: bool = False
     """Whether the handler has nothing left to do, once it has given its result."""
+    frees: bool = False
+    """Whether it had nothing left as that was given: its place is free once the reactor knows."""
 
     def __init__(
         self, carrier: Carrier, flow_id: int, header: Packet | None, inbox: Inbox, *, waits: bool
@@ -162,7 +164,7 @@ class Session:
         self.on_end: Callable[[Session], object] = bool
         """Called once the flow is over, by those who observe."""
         self.on_return: Callable[[Session], object] = bool
-        """Called before the result of one that has ``returned`` leaves: its place is free."""
+        """Called before a result that ``frees`` the handler's place leaves."""
         self.cancel_handler: Callable[[], object] | None = None
         """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
@@ -226,6 +228,8 @@ class Session:
     def flush(self) -> None:
         """Send what may be sent: messages under credit, and the result behind them."""
         self._woken = False
+        if self.frees:
+            self.on_return(self)
         if self._closed:
             return
         outbox, pending = self.outbox, self.outbox.pending
@@ -247,8 +251,6 @@ class Session:
         outbox.wake_waiters()
         if result is not None:
             self._stop_ticking()
-            if self.returned:
-                self.on_return(self)
             self.carrier.send_result(self.flow_id, *result)
             self.on_end(self)
 
@@ -439,6 +441,7 @@ class Session:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
             self._result = (self.consumed, decode(data, self._bounds))
+            self.frees = self.returned
             self.outbox.close()
         self._wake()
         if not self.whole:

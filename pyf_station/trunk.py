@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from copy import copy
+from typing import Final
 
 from pyf.station.backoff import pauses
 from pyf.station.loop import Loop
 from pyf.station.multiplex import Multiplex
-from pyf.station.pump import LAST_WORD, Workers
+from pyf.station.pump import LAST_WORD
 from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
+from pyf.station.workers import Workers
 from pyf.transport import ConnectFailed, FlowRefused, Limits, LocalProtocolError
+
+IDLE_THREADS: Final = 8
+"""Threads that wait for the next source."""
 
 Dial = Callable[["Trunk"], Awaitable[Multiplex]]
 
@@ -59,7 +64,7 @@ class Trunk:
         """The flows that somebody waits for."""
         self.reviving: dict[Stream, Callable[[], object]] = {}
         """The flows that wait for a new connection, and what ends their wait."""
-        self.workers: Workers = Workers()
+        self.workers: Workers = Workers("pyf.station-source", IDLE_THREADS)
         """Threads for sources that may block."""
         self._dial = dial
         self.rng: Callable[[], float] = rng

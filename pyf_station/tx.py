@@ -39,11 +39,12 @@ from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
 from pyf.station.loop import Loop
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
-from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source, Worker
+from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
 from pyf.station.wire import CLOSED, Attempt
+from pyf.station.workers import Worker
 from pyf.transport import Limits, Packet, encode_packet
 
 __all__ = ["Call", "Conversation", "Endpoint", "StationClient", "Steps"]

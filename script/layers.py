@@ -115,6 +115,7 @@ ROOMS = (
             "pyf.station.tls",
             "pyf.station.burst",
             "pyf.station.length",
+            "pyf.station.workers",
         ),
     ),
     Room(

@@ -208,7 +208,7 @@ def reference() -> str:
 
 PRIVATE = {
     "FlowServer": {
-        *("reactor", "clock", "start", "threads", "call_in_thread"),
+        *("reactor", "clock", "start", "call_in_thread"),
         *("came", "left", "has_room_for", "refuses_resume"),
     },
     "Observed": {"clock", "connected", "disconnected", "opened", "refused", "returned"},
@@ -217,6 +217,7 @@ PRIVATE = {
     "Bench": {"client", "cut_client", "most"},
     "pyf.transport.speed": {
         *("Done", "Intake", "decode", "decode_maps", "decode_quickly", "encode_each"),
+        "unroll",
     },
 }
 """What has no underscore and is for nobody but us: what other modules call."""

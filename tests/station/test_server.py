@@ -1210,13 +1210,13 @@ def idle(pool):
     Wait until a thread of the pool has nothing to do, and says so.
     """
     deadline = time.monotonic() + 10
-    while not pool.waiters:
+    while not pool._idle:
         assert time.monotonic() < deadline
         os.sched_yield()
 
 
 def pool_threads():
-    return [each for each in threading.enumerate() if each.name.startswith("PoolThread-pyf.")]
+    return [each for each in threading.enumerate() if each.name == "pyf.station-handler"]
 
 
 def test_threads_are_used_again_and_end_with_the_last_client(peer):
@@ -1226,7 +1226,7 @@ def test_threads_are_used_again_and_end_with_the_last_client(peer):
     for _ in range(3):
         client.call()
         client.returned()
-        idle(client.server.threads())
+        idle(client.server._workers)
     assert len(set(ran)) == 1
     client.server.numPorts = 0
     client.lose()

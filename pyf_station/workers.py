@@ -1,0 +1,81 @@
+"""Threads for what may block: a handler of the server's, a source of an async client's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+
+Job = Callable[[], object]
+"""What a thread does; it raises nothing."""
+
+
+class Worker:
+    """A thread for one user after another."""
+
+    def __init__(self, home: Workers, name: str) -> None:
+        self._home = home
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def do(self, job: Job) -> None:
+        """Have *job* done behind those before."""
+        self._jobs.put(job)
+
+    def release(self) -> None:
+        """Need it no more, once all jobs are done."""
+        self._jobs.put(partial(self._home.rest, self))
+
+    def end(self) -> None:
+        """End the thread, once all jobs are done."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            job()
+            del job  # It would keep what it is about as long as the thread waits.
+
+
+class Workers:
+    """As many threads as are needed at once; *idle* of them wait for their next user.
+
+    They are daemons: one that blocks for ever must not keep the process. Callable from any thread.
+    """
+
+    def __init__(self, name: str, idle: int) -> None:
+        self._name = name
+        self._most_idle = idle
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._closed = False
+
+    def take(self) -> Worker:
+        """Return a thread for one user. Raises RuntimeError where the system has none."""
+        with self._lock:
+            self._closed = False
+            if self._idle:
+                return self._idle.pop()
+        return Worker(self, self._name)
+
+    def do(self, job: Job) -> None:
+        """Have *job* done at once, in a thread. Raises RuntimeError where the system has none."""
+        worker = self.take()
+        worker.do(job)
+        worker.release()
+
+    def rest(self, worker: Worker) -> None:
+        """Take back a worker that has nothing to do."""
+        with self._lock:
+            if not self._closed and len(self._idle) < self._most_idle:
+                self._idle.append(worker)
+                return
+        worker.end()
+
+    def close(self) -> None:
+        """End all threads, once they have nothing to do."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.end()

@@ -1,0 +1,114 @@
+"""Threads for what may block: used again, as many as are needed, and ended."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from pyf.station.workers import Workers
+
+WAIT = 10.0
+
+
+@pytest.fixture
+def workers():
+    workers = Workers("pyf.station-test", idle=2)
+    yield workers
+    workers.close()
+    for thread in threads():
+        thread.join(WAIT)
+    assert threads() == []
+
+
+def threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "pyf.station-test"]
+
+
+def rested(workers: Workers, count: int) -> None:
+    """
+    Wait until so many threads have nothing to do.
+    """
+    deadline = time.monotonic() + WAIT
+    while len(workers._idle) < count:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_jobs_of_one_worker_are_done_in_their_order_in_one_thread(workers):
+    done: list[tuple[int, int]] = []
+    worker = workers.take()
+    for number in range(100):
+        worker.do(lambda number=number: done.append((number, threading.get_ident())))
+    worker.release()
+    rested(workers, 1)
+    assert [number for number, _ in done] == list(range(100))
+    assert len({thread for _, thread in done}) == 1
+
+
+def test_a_thread_is_used_again(workers):
+    ran: list[int] = []
+    for _ in range(10):
+        workers.do(lambda: ran.append(threading.get_ident()))
+        rested(workers, 1)
+    assert len(set(ran)) == 1
+
+
+def test_there_are_as_many_threads_as_jobs_at_once_and_few_wait_for_the_next(workers):
+    everybody = threading.Barrier(6)
+    for _ in range(5):
+        workers.do(lambda: everybody.wait(WAIT))
+    everybody.wait(WAIT)
+    rested(workers, 2)
+    assert len(workers._idle) == 2
+
+
+def test_a_thread_that_is_busy_ends_once_it_is_done_where_nobody_needs_it_any_more(workers):
+    go_on = threading.Event()
+    workers.do(lambda: go_on.wait(WAIT))
+    (thread,) = threads()
+    workers.close()
+    assert thread.is_alive()
+    go_on.set()
+    thread.join(WAIT)
+    assert not thread.is_alive()
+
+
+def test_they_can_be_used_again_after_their_end(workers):
+    workers.close()
+    done = threading.Event()
+    workers.do(done.set)
+    assert done.wait(WAIT)
+
+
+def test_no_thread_keeps_the_process(workers):
+    workers.do(bool)
+    assert all(each.daemon for each in threads())
+
+
+def test_a_job_is_forgotten_once_it_is_done(workers):
+    """
+    It would keep what it is about as long as its thread waits for another one.
+    """
+
+    class Job:
+        def __call__(self) -> None:
+            pass
+
+        def __del__(self) -> None:
+            gone.set()
+
+    gone = threading.Event()
+    worker = workers.take()
+    worker.do(Job())
+    assert gone.wait(WAIT)
+    worker.release()
+
+
+def test_a_system_without_threads_is_told_of_at_once(workers, monkeypatch):
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        workers.do(bool)
