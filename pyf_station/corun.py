@@ -191,6 +191,8 @@ class CallRun(FlowRun):
                 return step
             if stream.result is not None:
                 await pump.settle()
+                if stream.changes == since:
+                    return None
                 step = self._departures(), await stream.take()
                 return step if any(step) else None
             if stream.error is not None:

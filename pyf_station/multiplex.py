@@ -113,8 +113,10 @@ class Multiplex:
         """
         self._check_usable()
         flow_id = self.machine.open_flow(header, timeout, waits, length_hint, **resume)
-        stream = Stream(self, flow_id, timeout) if stream is None else stream
-        stream.move(self, flow_id)
+        if stream is None:
+            stream = Stream(self, flow_id, timeout)
+        else:
+            stream.move(self, flow_id)
         self._streams[flow_id] = stream
         self._settle()
         return stream
@@ -155,8 +157,8 @@ class Multiplex:
 
     def forget(self, flow_id: int) -> None:
         """Drop what still comes for a flow."""
-        self._streams.pop(flow_id, None)
-        self._settle()
+        if self._streams.pop(flow_id, None) is not None:
+            self._settle()
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Tell the server of its breach, and close."""

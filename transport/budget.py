@@ -37,6 +37,7 @@ SMALL = 64
 """Payload bytes up to which a batch costs more to handle than to send: an empty one above all."""
 
 _BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
+_NAMES: dict[int, str] = {kind: kind.name for kind in FrameType if kind.name in BUDGETS}
 
 
 class Budget:
@@ -57,15 +58,14 @@ class Budget:
             if len(frame.payload) > SMALL:
                 return
             name = "small batch"
-        elif isinstance(kind, FrameType):
-            name = kind.name
+        elif kind in _NAMES:
+            name = _NAMES[kind]
         else:
             return
-        left = self._left.get(name)
-        if left is not None:
-            self._left[name] = left - 1
-            if left < 1:
-                self._refill(name)
+        left = self._left[name]
+        self._left[name] = left - 1
+        if left < 1:
+            self._refill(name)
 
     def _refill(self, name: str) -> None:
         burst, rate = BUDGETS[name]

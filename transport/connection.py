@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyf.transport import census, codec, frames, payloads
+from pyf.transport import census, frames, payloads, speed
 from pyf.transport.continuation import Continuation
 from pyf.transport.errors import (
     LocalProtocolError,
@@ -100,7 +100,7 @@ class Connection(Continuation):
         """
         self._check_opening(FrameType.OPEN)
         if header is not None:
-            encoded = codec.encode_packet(header)
+            encoded = speed.encode_packet(header)
             if (size := len(encoded)) > self._peer_max_header:
                 raise packet_too_large(size, self._peer_max_header, "max_header")
             census.weigh(encoded, self._bounds)

@@ -190,11 +190,12 @@ class Machine:
 
     def _opened(self, frame: Frame) -> FlowMachine:
         """Return the new flow of a frame that opens one."""
+        kind: Any = frame.type
         if frame.flow <= self._last_flow:
             text = f"flow {frame.flow} is opened after flow {self._last_flow}"
             raise RemoteProtocolError(text, code="flow_number")
         flow = self._add_flow(frame.flow)
-        flow.state = advance_flow(flow.state, FrameType(frame.type))
+        flow.state = advance_flow(flow.state, kind)
         return flow
 
     def _refusal(self) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, NamedTuple
 
-from pyf.transport import codec, frames, speed
+from pyf.transport import frames, speed
 from pyf.transport.census import Bounds
 from pyf.transport.codec import BOUNDS
 from pyf.transport.errors import RemoteProtocolError
@@ -164,7 +164,7 @@ def encode_hello(limits: Limits, first_packet: int | None = None) -> bytes:
     if first_packet is not None:
         fields["first_packet"] = first_packet
     head = frames.HELLO.pack(frames.MAGIC, frames.VERSION, frames.VERSION)
-    return head + codec.encode_packet(fields)
+    return head + speed.encode_packet(fields)
 
 
 def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
@@ -230,7 +230,7 @@ def encode_open(
         fields["name"] = name
         if not 0 < len(name) <= MAX_NAME:
             raise ValueError(f"a flow's name has 1 to {MAX_NAME} characters, not {len(name)}")
-    return codec.encode_packet(fields)
+    return speed.encode_packet(fields)
 
 
 def decode_open(payload: bytes, bounds: Bounds = BOUNDS) -> Open:
@@ -252,7 +252,7 @@ def decode_open(payload: bytes, bounds: Bounds = BOUNDS) -> Open:
 
 def encode_opened(ticket: Ticket) -> bytes:
     """Return the payload of an OPENED."""
-    return codec.encode_packet(ticket._asdict())
+    return speed.encode_packet(ticket._asdict())
 
 
 def decode_opened(payload: bytes) -> Ticket:
@@ -270,7 +270,7 @@ def decode_opened(payload: bytes) -> Ticket:
 def encode_resume(ticket: Ticket, received_back: int, first_available: int) -> bytes:
     """Return the payload of a RESUME."""
     head = ticket.boot_id, ticket.session_id, ticket.token
-    return codec.encode_packet(Resume(*head, received_back, first_available)._asdict())
+    return speed.encode_packet(Resume(*head, received_back, first_available)._asdict())
 
 
 def decode_resume(payload: bytes) -> Resume:
@@ -282,7 +282,7 @@ def decode_resume(payload: bytes) -> Resume:
 
 def encode_resumed(next_sequence: int, received_back: int, token: bytes, generation: int) -> bytes:
     """Return the payload of a RESUMED."""
-    return codec.encode_packet(Resumed(next_sequence, received_back, token, generation)._asdict())
+    return speed.encode_packet(Resumed(next_sequence, received_back, token, generation)._asdict())
 
 
 def decode_resumed(payload: bytes) -> Resumed:
@@ -294,7 +294,7 @@ def decode_resumed(payload: bytes) -> Resumed:
 
 def encode_reject(code: str, message: str, final: bool) -> bytes:
     """Return the payload of a REJECT."""
-    return codec.encode_packet({"code": code, "message": _text(message), "final": final})
+    return speed.encode_packet({"code": code, "message": _text(message), "final": final})
 
 
 def decode_reject(payload: bytes) -> Reject:
@@ -305,7 +305,7 @@ def decode_reject(payload: bytes) -> Reject:
 
 def encode_abort(count: int, error_class: str) -> bytes:
     """Return the payload of an ABORT."""
-    return frames.END.pack(count) + codec.encode_packet({"error_class": _text(error_class)})
+    return frames.END.pack(count) + speed.encode_packet({"error_class": _text(error_class)})
 
 
 def decode_abort(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str]:
@@ -316,7 +316,7 @@ def decode_abort(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str]:
 
 def encode_result(consumed: int, messages: int, status: str, facts: dict[str, Any]) -> bytes:
     """Return the payload of a RESULT; raises UnsupportedValue."""
-    fields = codec.encode_packet({"status": status, **facts})
+    fields = speed.encode_packet({"status": status, **facts})
     return frames.RESULT.pack(consumed, messages) + fields
 
 
@@ -333,7 +333,7 @@ def decode_result(payload: bytes, bounds: Bounds = BOUNDS) -> Result:
 
 def encode_go_away(last_flow: int, code: str, message: str) -> bytes:
     """Return the payload of a GOAWAY."""
-    fields = codec.encode_packet({"code": _text(code), "message": _text(message)})
+    fields = speed.encode_packet({"code": _text(code), "message": _text(message)})
     return frames.GOAWAY.pack(last_flow) + fields
 
 
@@ -362,9 +362,10 @@ def _decode_fields(
     fields = speed.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
-    found = {name: fields.get(name) for name in schema}
+    found: dict[str, Any] = {}
     for name, kinds in schema.items():
-        if kinds and type(found[name]) not in kinds:
-            text = f"the field {name!r} may not be a {type(found[name]).__name__}"
+        value = found[name] = fields.get(name)
+        if kinds and type(value) not in kinds:
+            text = f"the field {name!r} may not be a {type(value).__name__}"
             raise RemoteProtocolError(text, code="malformed_value")
     return found
