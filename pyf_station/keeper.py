@@ -402,13 +402,22 @@ class KeptLink:
     def _await_keeper(self) -> None:
         nursery.add(self)
 
-    def get_keeper(self) -> None:
-        """Start a keeper. Raises RuntimeError or OSError where the system has none to give."""
+    @property
+    def signs_of_life(self) -> int | None:
+        """What changes whenever the user's thread comes by; None while that waits itself."""
+        return None if self._waiting else self._activity
+
+    def get_keeper(self, pause: float = 0.0) -> None:
+        """Start a keeper, which looks after *pause* seconds for the first time.
+
+        Raises RuntimeError or OSError where the system has none to give.
+        """
         if self._wake_receiver is None:
             self._wake_receiver, self._wake_sender = socket.socketpair()
             self._wake_receiver.setblocking(False)
             self._wake_sender.setblocking(False)
-        keeper = threading.Thread(target=self._keep, name="pyf.station-keeper", daemon=True)
+        options: dict[str, Any] = {"name": "pyf.station-keeper", "daemon": True}
+        keeper = threading.Thread(target=self._keep, args=(pause,), **options)
         keeper.start()
         self._keeper = keeper
 
@@ -419,7 +428,7 @@ class KeptLink:
         with suppress(OSError):  # It is full, which wakes as well, or closed already.
             self._wake_sender.send(b"\0")
 
-    def _keep(self) -> None:
+    def _keep(self, pause: float | None) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
         seen, looks = self._activity, 0
@@ -427,7 +436,8 @@ class KeptLink:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
                 self._keep_connected(selector)
-                tick = self._rest()
+                tick = self._rest() if pause is None else pause
+                pause = None
                 woken = any(key.fileobj is self._wake_receiver for key, _ in selector.select(tick))
                 with self._lock:
                     if woken:

@@ -1,14 +1,22 @@
-"""When a link gets a keeper: most calls are over before they would need one."""
+"""When a link gets a keeper: once its own thread has not come by for a moment.
+
+Most calls are over before, and a thousand that go on at once would need a thousand threads more.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
-AGE: Final = 0.002
-"""Seconds for which a link goes without a keeper: thread and sockets cost as much as a call."""
+TICK: Final = 0.002
+"""Seconds between looks at the links. At the second that finds nothing new a link gets a keeper:
+early enough for what is left behind to be sent within the 10 ms promised."""
+
+SHARE: Final = 20
+"""The part of its time that the nursery may take, with very many links: one in so many."""
 
 REST: Final = 0.05
 """Seconds for which the nursery stays when nobody is in it: calls in a row need no new thread."""
@@ -17,13 +25,27 @@ REST: Final = 0.05
 class Ward(Protocol):
     """A link, as the nursery sees it."""
 
+    @property
+    def signs_of_life(self) -> int | None:
+        """What changes whenever its own thread comes by; None while that waits for the server."""
+
     def get_keeper(self) -> None:
         """Start a keeper. Raises RuntimeError or OSError where the system has none to give."""
         ...
 
 
+class _Watch:
+    """What the last look at a link found, and whether the one before had found the same."""
+
+    __slots__ = ("seen", "twice")
+
+    def __init__(self) -> None:
+        self.seen: int | None = None
+        self.twice = False
+
+
 class Nursery:
-    """The young links of this process. One thread minds them all, as long as there are any."""
+    """The links of this process that have no keeper. One thread minds them, if there are any."""
 
     def __init__(
         self,
@@ -38,16 +60,17 @@ class Nursery:
         """Begin anew, in a process that was forked: its links, and the thread, are the other's."""
         # The garbage collector may close a link while its thread is in here.
         self._lock = threading.RLock()
-        self._wards: dict[Ward, float] = {}
+        self._wards: dict[Ward, _Watch] = {}
         self._minded = False
+        self._took = 0.0
 
     def add(self, ward: Ward) -> None:
-        """Give *ward* a keeper once it is of AGE, unless it leaves before.
+        """Give *ward* a keeper once its own thread stays away, unless it leaves before.
 
         Raises RuntimeError where the system has no thread for that.
         """
         with self._lock:
-            self._wards[ward] = self._clock() + AGE
+            self._wards[ward] = _Watch()
             if not self._minded:
                 name = "pyf.station-nursery"
                 threading.Thread(target=self._mind, name=name, daemon=True).start()
@@ -63,20 +86,28 @@ class Nursery:
         while self._look(empty_at):
             if self._wards:
                 empty_at = self._clock() + REST
-            self._sleep(AGE)
+            self._sleep(max(TICK, SHARE * self._took))
 
     def _look(self, empty_at: float) -> bool:
-        """Give keepers to those of age; return whether to look again."""
+        """Give keepers to those that need one; return whether to look again."""
         with self._lock:
             now = self._clock()
-            for ward in [ward for ward, due in self._wards.items() if due <= now]:
-                try:
-                    ward.get_keeper()
-                except (RuntimeError, OSError):
-                    continue  # Nothing was free just now.
-                self._wards.pop(ward, None)
+            for ward, watch in list(self._wards.items()):
+                signs = ward.signs_of_life
+                if signs is None or signs != watch.seen:
+                    watch.seen, watch.twice = signs, False
+                elif not watch.twice:
+                    watch.twice = True
+                elif ward in self._wards:
+                    self._hand_over(ward)
+            self._took = self._clock() - now
             self._minded = bool(self._wards) or now < empty_at
             return self._minded
+
+    def _hand_over(self, ward: Ward) -> None:
+        with suppress(RuntimeError, OSError):  # Nothing may be free just now.
+            ward.get_keeper()
+            self._wards.pop(ward, None)
 
 
 nursery: Final = Nursery()

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from pyf.station.backoff import pauses
 from pyf.station.counts import Carried, Progress
-from pyf.station.keeper import LAST_WORD, Selector
+from pyf.station.keeper import LAST_WORD, TICK, Selector
 from pyf.station.link import Link
 from pyf.station.outcome import cut_off
 from pyf.station.wire import Wire
@@ -106,7 +106,7 @@ class ResumingLink(Link):
         return machine.open_flow(header, self.timeout, waits, length, resume=keeps, name=self._name)
 
     def _await_keeper(self) -> None:
-        self.get_keeper()  # Which is to connect, whenever that is.
+        self.get_keeper(TICK)  # Which is to connect, whenever that is.
 
     # What a link does, while it has no connection
 

@@ -452,7 +452,7 @@ def test_nothing_is_left_behind(connect):
 
 def test_a_conversation_that_is_over_at_once_has_no_keeper(connect, monkeypatch):
     monkeypatch.setattr(Link, "get_keeper", lambda _: pytest.fail("a keeper was started"))
-    monkeypatch.setattr("pyf.station.nursery.AGE", 0.5)
+    monkeypatch.setattr("pyf.station.nursery.TICK", 0.5)
     with connect(echo).open() as flow:
         flow.end()
 

@@ -1,11 +1,11 @@
-"""Links that are young: which of them get a keeper, and when."""
+"""Links without a keeper: which of them get one, and when."""
 
 import threading
 from queue import SimpleQueue
 
 import pytest
 
-from pyf.station.nursery import AGE, REST, Nursery
+from pyf.station.nursery import REST, SHARE, TICK, Nursery
 
 WAIT = 30.0
 
@@ -17,6 +17,7 @@ class Ward:
 
     def __init__(self, *denials: Exception) -> None:
         self.keepers = 0
+        self.signs_of_life: int | None = 0
         self._denials = list(denials)
 
     def get_keeper(self) -> None:
@@ -34,10 +35,11 @@ class Hands:
         self.now = 0.0
         self._asleep = SimpleQueue[None]()
         self._awake = SimpleQueue[None]()
+        self.pause = TICK
         self.nursery = Nursery(self._sleep, lambda: self.now)
 
     def _sleep(self, seconds: float) -> None:
-        assert seconds == AGE
+        assert seconds == pytest.approx(self.pause)
         self._asleep.put(None)
         self._awake.get(timeout=WAIT)
 
@@ -51,6 +53,14 @@ class Hands:
         self.now += seconds
         self._awake.put(None)
 
+    def look(self, times: int = 1) -> None:
+        """
+        Have the nursery look so often.
+        """
+        for _ in range(times):
+            self.pass_time(TICK)
+            self.settle()
+
 
 @pytest.fixture
 def hands():
@@ -60,15 +70,45 @@ def hands():
     made.pass_time(1000.0)
 
 
-def test_a_link_of_age_has_a_keeper(hands):
+def test_a_link_whose_thread_stays_away_gets_a_keeper(hands):
+    """
+    The second look that finds nothing new says so.
+    """
     ward = Ward()
     hands.nursery.add(ward)
     hands.settle()
+    hands.look()
     assert ward.keepers == 0
-    hands.pass_time(AGE)
-    hands.settle()
+    hands.look()
     assert ward.keepers == 1
     assert not hands.nursery.remove(ward)
+
+
+def test_a_link_whose_thread_comes_by_needs_none(hands):
+    ward = Ward()
+    hands.nursery.add(ward)
+    hands.settle()
+    for _ in range(10):
+        ward.signs_of_life += 1
+        hands.look()
+    assert ward.keepers == 0
+    hands.look(2)
+    assert ward.keepers == 1
+
+
+def test_a_link_whose_thread_waits_for_the_server_needs_none(hands):
+    """
+    It does itself what a keeper would.
+    """
+    ward = Ward()
+    ward.signs_of_life = None
+    hands.nursery.add(ward)
+    hands.settle()
+    hands.look(10)
+    assert ward.keepers == 0
+    ward.signs_of_life = 0
+    hands.look(3)
+    assert ward.keepers == 1
 
 
 def test_a_link_that_leaves_before_has_none(hands):
@@ -76,8 +116,33 @@ def test_a_link_that_leaves_before_has_none(hands):
     hands.nursery.add(ward)
     hands.settle()
     assert hands.nursery.remove(ward)
-    hands.pass_time(AGE)
+    hands.look(3)
+    assert ward.keepers == 0
+
+
+def test_a_link_that_leaves_while_it_is_looked_at_has_none(hands):
+    """
+    The garbage collector may close it then.
+    """
+
+    class Leaving(Ward):
+        @property
+        def signs_of_life(self) -> int | None:
+            looks.append(None)
+            if len(looks) == 3:
+                assert hands.nursery.remove(ward)
+            return 0
+
+        @signs_of_life.setter
+        def signs_of_life(self, _: int | None) -> None:
+            pass
+
+    looks = []
+    ward = Leaving()
+    hands.nursery.add(ward)
     hands.settle()
+    hands.look(3)
+    assert len(looks) == 3
     assert ward.keepers == 0
 
 
@@ -86,10 +151,32 @@ def test_a_keeper_that_cannot_be_had_is_asked_for_again(hands, denial):
     ward = Ward(denial)
     hands.nursery.add(ward)
     hands.settle()
-    for keepers in range(2):
-        hands.pass_time(AGE)
-        hands.settle()
-        assert ward.keepers == keepers
+    hands.look(2)
+    assert ward.keepers == 0
+    hands.look()
+    assert ward.keepers == 1
+
+
+def test_very_many_links_are_looked_at_less_often(hands):
+    """
+    The nursery leaves most of the time to those that it looks at.
+    """
+
+    class Slow(Ward):
+        @property
+        def signs_of_life(self) -> int | None:
+            hands.now += 0.01
+            hands.pause = SHARE * 0.01
+            return None
+
+        @signs_of_life.setter
+        def signs_of_life(self, _: int | None) -> None:
+            pass
+
+    hands.nursery.add(Slow())
+    hands.settle()
+    hands.look(3)
+    assert hands.pause > TICK
 
 
 def test_one_thread_minds_them_all_and_ends_once_there_have_been_none_for_long(hands):
@@ -98,8 +185,7 @@ def test_one_thread_minds_them_all_and_ends_once_there_have_been_none_for_long(h
         hands.nursery.add(Ward())
     hands.settle()
     (minder,) = set(threading.enumerate()) - before
-    hands.pass_time(AGE)
-    hands.settle()
+    hands.look(2)
     hands.pass_time(REST)
     minder.join(WAIT)
     assert not minder.is_alive()
