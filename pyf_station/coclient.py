@@ -67,10 +67,10 @@ class CoClient(BaseClient):
         return Joint(trunk, TlsPipe(self._tls, self.host) if self._tls is not None else None)
 
     def _iterate(
-        self, loop: Loop, stream: Stream, source: Iterator[Any], worker: Worker | Inline
+        self, trunk: Trunk, stream: Stream, source: Iterator[Any], worker: Worker | Inline
     ) -> Pump:
         """Return what takes the packets of an iterator."""
-        return IteratorPump(loop, stream, source, worker)
+        return IteratorPump(trunk.loop, stream, source, worker, trunk.slots)
 
     _lift: Lift | None = None
     """As for an interceptor's Pipe."""
@@ -122,11 +122,11 @@ class CoClient(BaseClient):
 
     def _pump(self, trunk: Trunk, stream: Stream, flow: Any, through: Callable[[Any], Any]) -> Pump:
         if type(flow) in INSTANT:
-            return self._iterate(trunk.loop, stream, through(iter(flow)), Inline())
+            return self._iterate(trunk, stream, through(iter(flow)), Inline())
         _check_flow(flow)
         if isinstance(flow, AsyncIterable):
             return TaskPump(trunk.loop, stream, through(flow))
-        return self._iterate(trunk.loop, stream, through(iter(flow)), trunk.workers.take())
+        return self._iterate(trunk, stream, through(iter(flow)), trunk.workers.take())
 
     async def _send(
         self,

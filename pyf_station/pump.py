@@ -17,7 +17,7 @@ from typing import Any, Final
 from pyf.station.burst import BURST, BURST_BYTES, Gate, encoded, most, next_burst
 from pyf.station.loop import Loop
 from pyf.station.stream import Stream
-from pyf.station.workers import Worker
+from pyf.station.workers import Slots, Worker
 from pyf.transport import PacketError, encode_packet
 from pyf.transport.pieces import Encoded
 
@@ -117,8 +117,11 @@ class IteratorPump(Pump):
         stream: Stream,
         source: Iterator[dict[str, Any]],
         worker: Worker | Inline,
+        slots: Slots,
     ) -> None:
         super().__init__(loop, stream)
+        self._slots = slots
+        self._queued = False
         self._source: Any = source
         self._worker = worker
         self._inline = isinstance(worker, Inline)
@@ -134,7 +137,8 @@ class IteratorPump(Pump):
     def more(self) -> None:
         """Ask the source for more, where there is credit. The caller has come by."""
         stream = self._stream
-        if self._asked or self._released or self.failure is not None or stream.pending:
+        waits = self._asked or self._queued or stream.pending
+        if waits or self._released or self.failure is not None:
             return
         if self._inline:
             # One more than there are, to see the end.
@@ -142,11 +146,18 @@ class IteratorPump(Pump):
         count = min(self._count, stream.room())
         if not count:
             return
+        if count > 1 and not self._inline:
+            if not self._slots.take(self._admit):
+                self._queued = True
+                return
+            self._guard = self._loop.callLater(TICK, self._cut)
         self._asked, self._before = count, stream.sent
         self._gate, packets = encoded(self._source, count, stream.packet_size)
-        if count > 1 and not self._inline:
-            self._guard = self._loop.callLater(TICK, self._cut)
         self._worker.do(partial(self._run, self._burst, packets))
+
+    def _admit(self) -> None:
+        self._queued = False
+        self.more()
 
     def close(self) -> None:
         """Close the source, if it has to be; ``closed`` says when that is done."""
@@ -196,6 +207,7 @@ class IteratorPump(Pump):
         """A burst takes long: send what it has given, have it stop at the packet that it is at."""
         self._guard = None
         self._gate.clear()
+        self._slots.give()
         self.deliver()
 
     def _arrived(self, seconds: float, failure: BaseException | None) -> None:
@@ -204,6 +216,7 @@ class IteratorPump(Pump):
         if self._guard is not None:
             self._guard.cancel()
             self._guard = None
+            self._slots.give()
         if self._released:
             stream.pending.clear()
             return

@@ -13,11 +13,14 @@ from pyf.station.pump import LAST_WORD
 from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
-from pyf.station.workers import Workers
+from pyf.station.workers import Slots, Workers
 from pyf.transport import ConnectFailed, FlowRefused, Limits, LocalProtocolError
 
 IDLE_THREADS: Final = 8
 """Threads that wait for the next source."""
+
+FAST_SOURCES: Final = 8
+"""Sources that are asked for a burst at once; one that takes long over it counts no more."""
 
 Dial = Callable[["Trunk"], Awaitable[Multiplex]]
 
@@ -66,6 +69,8 @@ class Trunk:
         """The flows that wait for a new connection, and what ends their wait."""
         self.workers: Workers = Workers("pyf.station-source", IDLE_THREADS)
         """Threads for sources that may block."""
+        self.slots: Slots = Slots(FAST_SOURCES)
+        """For those of them that give burst after burst."""
         self._dial = dial
         self.rng: Callable[[], float] = rng
         self._pauses = pauses(rng)

@@ -37,7 +37,6 @@ from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
-from pyf.station.loop import Loop
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source
 from pyf.station.stream import Stream
@@ -202,9 +201,9 @@ class StationClient(CoClient):
         return self._reactor
 
     def _iterate(
-        self, loop: Loop, stream: Stream, source: Iterator[Any], worker: Worker | Inline
+        self, trunk: Trunk, stream: Stream, source: Iterator[Any], worker: Worker | Inline
     ) -> Pump:
-        return _StepsPump(loop, stream, source, worker)
+        return _StepsPump(trunk.loop, stream, source, worker, trunk.slots)
 
     async def _dial(self, trunk: Trunk) -> Multiplex:
         reactor = self._get_reactor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -35,6 +36,31 @@ class Worker:
         while job := self._jobs.get():
             job()
             del job  # It would keep what it is about as long as the thread waits.
+
+
+class Slots:
+    """So many may be at work at once; others wait, in the order in which they came. For one thread.
+
+    Where all are Python code, more of them only wait for each other, and keep the rest waiting.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def take(self, then: Callable[[], object]) -> bool:
+        """Take a slot; or return False, and have *then* called, to try again, once one is free."""
+        if not self._free:
+            self._waiting.append(then)
+            return False
+        self._free -= 1
+        return True
+
+    def give(self) -> None:
+        """Give a slot back, to those that wait."""
+        self._free += 1
+        while self._free and self._waiting:
+            self._waiting.popleft()()
 
 
 class Workers:

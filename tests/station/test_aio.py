@@ -17,6 +17,7 @@ import pytest
 
 from pyf.station.aio import StationClient, _Transport
 from pyf.station.testing import ChaosProxy
+from pyf.station.trunk import FAST_SOURCES
 from pyf.transport import (
     ClientError,
     ConnectFailed,
@@ -498,6 +499,29 @@ def test_a_source_that_stops_in_a_burst_keeps_nothing_back(serve):
             assert await asyncio.to_thread(all_got)
             go_on.set()
             await sending
+
+    run(use())
+
+
+def test_many_sources_that_stop_in_a_burst_hold_up_no_other(serve):
+    """
+    Only so many are asked for a burst at once; those that block count no more.
+    """
+    handlers, go_on = 3 * FAST_SOURCES, threading.Event()
+
+    def source():
+        for n in range(5000):
+            yield {"n": n}
+            if n == 600:  # in the middle of a burst
+                assert go_on.wait(WAIT)
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(count, max_handlers=handlers)) as client:
+            stalled = [asyncio.ensure_future(client.send(source())) for _ in range(handlers - 1)]
+            assert await client.send({"n": n} for n in range(5000)) == 5000
+            assert not any(each.done() for each in stalled)
+            go_on.set()
+            assert await asyncio.gather(*stalled) == [5000] * (handlers - 1)
 
     run(use())
 

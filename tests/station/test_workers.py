@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyf.station.workers import Workers
+from pyf.station.workers import Slots, Workers
 
 WAIT = 10.0
 
@@ -112,3 +112,39 @@ def test_a_system_without_threads_is_told_of_at_once(workers, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="new thread"):
         workers.do(bool)
+
+
+def test_so_many_have_a_slot_and_others_have_one_in_their_turn_once_it_is_given_back():
+    slots = Slots(2)
+    admitted: list[int] = []
+
+    def ask(number: int) -> None:
+        if slots.take(lambda: ask(number)):
+            admitted.append(number)
+
+    for number in range(5):
+        ask(number)
+    assert admitted == [0, 1]
+    slots.give()
+    assert admitted == [0, 1, 2]
+    slots.give()
+    slots.give()
+    assert admitted == [0, 1, 2, 3, 4]
+
+
+def test_who_needs_no_slot_any_more_leaves_it_to_the_next():
+    slots = Slots(1)
+    asked: list[str] = []
+    assert slots.take(bool)
+    assert not slots.take(lambda: asked.append("gone"))
+    assert not slots.take(lambda: asked.append("next") or slots.take(bool))
+    slots.give()
+    assert asked == ["gone", "next"]
+    assert not slots.take(bool)
+
+
+def test_a_slot_that_nobody_waits_for_is_there_for_the_next():
+    slots = Slots(1)
+    assert slots.take(bool)
+    slots.give()
+    assert slots.take(bool)
