@@ -17,8 +17,12 @@ class Ward:
 
     def __init__(self, *denials: Exception) -> None:
         self.keepers = 0
-        self.signs_of_life: int | None = 0
+        self.signs: int | None = 0
         self._denials = list(denials)
+
+    @property
+    def signs_of_life(self) -> int | None:
+        return self.signs
 
     def get_keeper(self) -> None:
         if self._denials:
@@ -88,8 +92,8 @@ def test_a_link_whose_thread_comes_by_needs_none(hands):
     ward = Ward()
     hands.nursery.add(ward)
     hands.settle()
-    for _ in range(10):
-        ward.signs_of_life += 1
+    for comings in range(1, 11):
+        ward.signs = comings
         hands.look()
     assert ward.keepers == 0
     hands.look(2)
@@ -101,12 +105,12 @@ def test_a_link_whose_thread_waits_for_the_server_needs_none(hands):
     It does itself what a keeper would.
     """
     ward = Ward()
-    ward.signs_of_life = None
+    ward.signs = None
     hands.nursery.add(ward)
     hands.settle()
     hands.look(10)
     assert ward.keepers == 0
-    ward.signs_of_life = 0
+    ward.signs = 0
     hands.look(3)
     assert ward.keepers == 1
 
@@ -132,10 +136,6 @@ def test_a_link_that_leaves_while_it_is_looked_at_has_none(hands):
             if len(looks) == 3:
                 assert hands.nursery.remove(ward)
             return 0
-
-        @signs_of_life.setter
-        def signs_of_life(self, _: int | None) -> None:
-            pass
 
     looks = []
     ward = Leaving()
@@ -168,10 +168,6 @@ def test_very_many_links_are_looked_at_less_often(hands):
             hands.now += 0.01
             hands.pause = SHARE * 0.01
             return None
-
-        @signs_of_life.setter
-        def signs_of_life(self, _: int | None) -> None:
-            pass
 
     hands.nursery.add(Slow())
     hands.settle()
