@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pyf.transport import codec, encode_packet, speed
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, TURN_BYTES
-from pyf.transport.pieces import Encoded, encode_pieces
+from pyf.transport.pieces import Encoded
 
 Gate = list[Callable[[Any], Encoded]]
 """What the packets of a burst pass, each one place of it: emptied, it ends the burst at the packet
@@ -56,5 +56,5 @@ def encoded(
     Large values are not copied where packets had *packet_size* bytes of late.
     """
     large = packet_size >= LARGE
-    gate: Gate = [encode_pieces if large else encode_packet] * count
+    gate: Gate = [speed.encode_pieces if large else encode_packet] * count
     return gate, (codec.encode_each if large else speed.encode_each)(gate, source)

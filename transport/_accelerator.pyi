@@ -5,8 +5,10 @@ from pyf.transport.census import Bounds
 from pyf.transport.intake import Done as Done
 from pyf.transport.intake import Intake as Intake
 from pyf.transport.packet import Packet
+from pyf.transport.pieces import Encoded
 
 def encode_packet(packet: dict[str, Any]) -> bytes: ...
+def encode_pieces(packet: dict[str, Any]) -> Encoded: ...
 def encode_each(
     gate: list[Callable[[dict[str, Any]], bytes]], source: Iterator[dict[str, Any]]
 ) -> Iterator[bytes]: ...

@@ -120,6 +120,8 @@ cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
 cdef Py_ssize_t ROUND = intake.EACH  # bytes around a packet
+cdef Py_ssize_t MOST_JOINED = limits.LARGE
+cdef Py_ssize_t MOST_SENT = <Py_ssize_t>1 << 32
 cdef Py_ssize_t MOST_COPIED = codec.census.QUICK_COPY
 cdef Py_ssize_t QUICK = codec.census.QUICK_VALUES // BREATH  # breaths that are soon taken
 cdef uint64_t QUICK_NUMBER = codec.census.QUICK_NUMBER
@@ -224,7 +226,7 @@ cdef class Intake:
         return self.take(packet)
 
     cdef bint take(self, packet) except -1:
-        data = pieces.encode_pieces(packet) if self.bulky else encode(packet)
+        data = encode_pieces(packet) if self.bulky else encode(packet)
         cdef Py_ssize_t space = self.space - len(data) - ROUND
         if space < 0:
             return self.add_slowly(data)
@@ -270,6 +272,54 @@ cdef object encode(object packet):
 
 cdef inline bint is_map(object value) noexcept:
     return type(value) is dict or type(value) is Packet
+
+
+def encode_pieces(packet):
+    """Return *packet*, its large values uncopied; see ``pyf.transport.pieces.encode_pieces``."""
+    cdef unsigned char stack[ROOM]
+    cdef Buffer out
+    cdef list buffers = []
+    out.data, out.size, out.room, out.grown = stack, 0, ROOM, NULL
+    try:
+        if is_map(packet) and put_pieces(&out, packet, buffers):
+            if out.size:
+                buffers.append(PyBytes_FromStringAndSize(<char*>out.data, out.size))
+            return buffers[0] if len(buffers) == 1 else pieces.Pieces(buffers)
+    except Exception:
+        pass  # Python's codec finds out why.
+    finally:
+        free(out.grown)
+    return pieces.encode_pieces(packet)
+
+
+cdef bint put_pieces(Buffer* out, object packet, list buffers) except -1:
+    """Do as ``put_map``, but put large values into *buffers*, each behind what comes before it."""
+    cdef Py_ssize_t at = 0, size, count = PyDict_Size(packet), left = count
+    cdef PyObject* key
+    cdef PyObject* item
+    if count >= WIDE:
+        return False
+    put_count(out, count, 0x80, 0xDE)
+    while PyDict_Next(packet, &at, &key, &item):
+        left -= 1
+        if type(<object>key) is not str or not put_text(out, <object>key):
+            return False
+        size = PyBytes_GET_SIZE(<object>item) if type(<object>item) is bytes else 0
+        if size < MOST_JOINED:
+            if not put(out, <object>item, 1):
+                return False
+            continue
+        if size >= MOST_SENT:
+            return False
+        reserve(out, HEAD)
+        if size < WIDE:
+            put_number(out, 0xC5, size, 2)
+        else:
+            put_number(out, 0xC6, size, 4)
+        buffers.append(PyBytes_FromStringAndSize(<char*>out.data, out.size))
+        buffers.append(<object>item)
+        out.size = 0
+    return left == 0
 
 
 cdef inline int reserve(Buffer* out, Py_ssize_t more) except -1:

@@ -26,19 +26,17 @@ _MARKED: Final = bytes((0xC4, len(_MARK))) + _MARK
 class Pieces:
     """An encoded packet as buffers to be written in a row; its length is that of all of them."""
 
-    __slots__ = ("_size", "buffers")
+    __slots__ = ("_size", "buffers", "small")
 
     def __init__(self, buffers: list[bytes]) -> None:
         self.buffers: list[bytes] = buffers
-        self._size = sum(map(len, buffers))
+        """Every second one is a large value."""
+        self.small: int = sum(map(len, buffers[::2]))
+        """Bytes beside the large values."""
+        self._size = self.small + sum(map(len, buffers[1::2]))
 
     def __len__(self) -> int:
         return self._size
-
-    @property
-    def small(self) -> int:
-        """Bytes beside the large values, every second buffer of which is one."""
-        return sum(map(len, self.buffers[::2]))
 
 
 Encoded = bytes | Pieces

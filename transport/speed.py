@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyf.transport import codec, intake
+from pyf.transport import codec, intake, pieces
 from pyf.transport.compiled import compiled
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "decode_quickly",
     "encode_each",
     "encode_packet",
+    "encode_pieces",
     "unroll",
 ]
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         unroll,
     )
     from pyf.transport.intake import Done, Intake
+    from pyf.transport.pieces import encode_pieces
 else:
     _compiled = compiled("_accelerator")
     _chosen = _compiled or codec
@@ -38,4 +40,5 @@ else:
     decode = _chosen.decode
     decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
     encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet
+    encode_pieces = (_compiled or pieces).encode_pieces
     unroll = _chosen.unroll

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyf.transport import Limits, Packet, RemoteProtocolError, codec, speed
+from pyf.transport import Limits, Packet, RemoteProtocolError, codec, limits, pieces, speed
 from pyf.transport.census import QUICK_COPY, QUICK_NUMBER, QUICK_VALUES, bounds
 from pyf.transport.frames import BATCH, Batch
 from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER, MIB
@@ -376,6 +376,45 @@ def test_the_collector_does_not_look_at_packets_that_hold_no_others(compiled):
     always = sys.version_info >= (3, 14)
     assert list(map(gc.is_tracked, packets)) == [always] * 3 + [True] * 2
     assert packets[0] == flat
+
+
+LARGE_VALUES = st.sampled_from(
+    [bytes(size) for size in (limits.LARGE - 1, limits.LARGE, 65_535, 65_536, 200_000)]
+)
+
+
+@given(st.dictionaries(st.text(max_size=40), within(COMMON) | LARGE_VALUES, max_size=20))
+def test_both_put_packets_in_the_same_pieces(compiled, packet):
+    for given_packet in (packet, Packet(packet)):
+        ours, theirs = compiled.encode_pieces(given_packet), pieces.encode_pieces(given_packet)
+        assert type(ours) is type(theirs)
+        if isinstance(theirs, bytes):
+            assert ours == theirs
+            continue
+        assert ours.buffers == theirs.buffers
+        assert (ours.small, len(ours)) == (theirs.small, len(theirs))
+        large = [each for each in packet.values() if isinstance(each, bytes)]
+        assert all(any(each is value for value in large) for each in ours.buffers[1::2])
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"data": bytes(limits.LARGE), "other": object()},
+        {"data": bytes(limits.LARGE), 5: 1},
+        {"data": bytes(limits.LARGE), "\ud800": 1},
+        [("data", bytes(limits.LARGE))],
+        dict.fromkeys(map(str, range(70_000)), 0) | {"data": bytes(limits.LARGE)},
+        {"data": bytearray(limits.LARGE), "more": bytes(limits.LARGE)},
+        {"data": {"deep": bytes(limits.LARGE)}, "more": bytes(5000)},
+        collections.OrderedDict(data=bytes(limits.LARGE)),
+    ],
+)
+def test_what_is_not_ordinary_in_pieces_is_left_to_python(compiled, packet):
+    ours, theirs = (outcome(each.encode_pieces, packet) for each in (compiled, pieces))
+    if isinstance(theirs, pieces.Pieces):
+        ours, theirs = ours.buffers, theirs.buffers
+    assert ours == theirs
 
 
 NESTED: Any = {"a": {"b": [{"c": {}}], "d": {"e": {"f": 1}}}, "g": [[]], "h": 1}
