@@ -70,6 +70,7 @@ class Hands:
 def hands():
     made = Hands()
     yield made
+    made.nursery.forget()  # Its thread ends as it finds nobody.
     made.pass_time(1000.0)
     made.pass_time(1000.0)
 
