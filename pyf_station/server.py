@@ -34,7 +34,7 @@ from pyf.station.session import Session
 from pyf.station.sessions import ResumePolicy, Sessions
 from pyf.station.tls import secured
 from pyf.station.watch import Alarm
-from pyf.station.workers import Workers
+from pyf.station.workers import Slots, Workers
 from pyf.transport import Limits
 from pyf.transport.events import FlowOpened
 from pyf.transport.limits import limits_of
@@ -47,7 +47,7 @@ MAX_CLIENTS_PER_ADDRESS: Final = 8192
 """Connections at once from one address: as many as a load test may want, and never all of them."""
 
 MAX_THREADS: Final = 64
-"""Handlers at once, where each has a thread."""
+"""Handlers at once, where each has a thread; and what blocks beside them, a store above all."""
 
 MAX_COROUTINES: Final = 16_384
 """Handlers at once, where all run on the reactor."""
@@ -134,9 +134,10 @@ class FlowServer(Factory):
         self.sessions: Sessions | None = None if resume is None else Sessions(self, resume)
         """The flows that may survive their connection."""
         self._reactor = reactor
-        # Coroutines need some, too, for what blocks: a store.
         threads = max_handlers if self.runner.kind is Kind.THREAD else MAX_THREADS
         self._workers = Workers("pyf.station-handler", threads)
+        # For what blocks beside handlers: a store, and who asks for identities.
+        self._blocking = Slots(MAX_THREADS)
         self._stopped: list[Deferred[None]] = []
         self._broken_off = False
         self._warned = False
@@ -320,18 +321,32 @@ class FlowServer(Factory):
         return ""
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """Call what blocks in a thread; return what fires with its result."""
+        """Call what blocks in a thread, one of MAX_THREADS; return what fires with its result.
+
+        For the reactor's thread.
+        """
         result: Deferred[Any] = Deferred()
+
+        def begin() -> None:
+            if not self._blocking.take(begin):
+                return
+            try:
+                self._workers.do(work)
+            except RuntimeError as error:  # The system has no thread.
+                self.reactor.callFromThread(end, partial(result.errback, error))
 
         def work() -> None:
             try:
-                value = function(*args)
+                tell = partial(result.callback, function(*args))
             except BaseException as error:  # noqa: BLE001 - for whoever waits
-                self.reactor.callFromThread(result.errback, error)
-            else:
-                self.reactor.callFromThread(result.callback, value)
+                tell = partial(result.errback, error)
+            self.reactor.callFromThread(end, tell)
 
-        self._workers.do(work)
+        def end(tell: Callable[[], object]) -> None:
+            self._blocking.give()
+            tell()
+
+        begin()
         return result
 
     def has_room_for(self, peer: object) -> bool:

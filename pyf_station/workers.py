@@ -41,7 +41,7 @@ class Worker:
 class Slots:
     """So many may be at work at once; others wait, in the order in which they came. For one thread.
 
-    Where all are Python code, more of them only wait for each other, and keep the rest waiting.
+    Of threads that run Python, more would only wait for each other, and keep the loop waiting.
     """
 
     def __init__(self, count: int) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IProtocolFactory, ISSLTransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -1233,6 +1233,54 @@ def test_threads_are_used_again_and_end_with_the_last_client(peer):
     for each in set(ran):
         each.join(10)
         assert not each.is_alive()
+
+
+def test_what_blocks_beside_handlers_has_so_many_threads_and_waits_for_one(
+    monkeypatch, reactor, in_reactor
+):
+    """
+    However many coroutines ask for one at once.
+    """
+    monkeypatch.setattr("pyf.station.server.MAX_THREADS", 3)
+    server = FlowServer(async_reading, reactor=reactor)
+    together, lock, running, most = threading.Barrier(3), threading.Lock(), [0], [0]
+
+    def work(number: int) -> int:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        together.wait(10)
+        with lock:
+            running[0] -= 1
+        return number
+
+    def ask() -> Any:
+        return gatherResults([server.call_in_thread(work, number) for number in range(9)])
+
+    assert in_reactor(ask) == list(range(9))
+    assert most == [3]
+    in_reactor(server.stop)
+
+
+def test_a_system_without_threads_is_told_of_by_what_would_have_needed_one(
+    monkeypatch, reactor, in_reactor
+):
+    server = FlowServer(async_reading, reactor=reactor)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def ask() -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            return DeferredList([server.call_in_thread(bool) for _ in range(2)], consumeErrors=True)
+
+    answers = in_reactor(ask)
+    assert [(done, str(failure.value)) for done, failure in answers] == [
+        (False, "can't start new thread")
+    ] * 2
+    assert in_reactor(server.call_in_thread, bool) is False
+    in_reactor(server.stop)
 
 
 # Over real sockets
