@@ -225,6 +225,7 @@ class KeptLink:
         """
         self._lock = threading.Lock()  # Another thread, which is not here, may have held it.
         self._lingering, self._last_words = False, None
+        self._keeper = None  # It runs there, or was about to.
         text = "the flow belongs to the process that opened it, from which this one was forked"
         self._broken = LocalProtocolError(text, code="forked")
         self.result = None

@@ -905,6 +905,20 @@ def test_a_keeper_that_could_not_start_leaves_nothing_open(monkeypatch, sockets)
     assert sockets[0].fileno() == -1
 
 
+def test_a_keeper_that_was_about_to_start_in_the_process_before_a_fork_is_not_waited_for(
+    monkeypatch, sockets
+):
+    nursery = Nursery()
+    monkeypatch.setattr(nursery, "add", bool)
+    monkeypatch.setattr("pyf.station.keeper.nursery", nursery)
+    link = Link(Wire(sockets[0]), Limits())
+    link.open(None, waits=True)
+    link._keeper = threading.Thread()
+    link.disown()
+    link.close()
+    assert sockets[0].fileno() == -1
+
+
 # Interrupts
 
 
