@@ -134,9 +134,11 @@ class KeptLink:
         self._selector.register(wire.socket, selectors.EVENT_READ)
         # What the user's thread and the keeper tell each other, under the lock.
         self._owner = threading.get_ident()
-        self._activity = 0
+        self.activity: int = 0
+        """What changes whenever the user's thread comes by."""
         self._fresh = False
-        self._waiting = False
+        self.waiting: bool = False
+        """Whether the user's thread waits for the server."""
         self._haste = True
         self._gate: Gate = []
         self._resting = False
@@ -201,7 +203,7 @@ class KeptLink:
         until = self._clock() + LAST_WORD
         while self._lingering:
             with self._lock:
-                self._waiting = True
+                self.waiting = True
                 self._service()
                 self._messages.clear()
                 closed = self._machine.flow_state(self._flow_id) is FlowState.CLOSED
@@ -240,7 +242,7 @@ class KeptLink:
         Raises what broke the link, unless the result has come.
         """
         with self._lock:
-            self._activity += 1
+            self.activity += 1
             self._fresh = False
             self._owner = threading.get_ident()
             if self._torn:
@@ -296,14 +298,14 @@ class KeptLink:
             with self._lock:
                 if self._fresh or self._broken is not None:
                     return  # What is waited for may have come after it was looked for.
-                self._waiting = True
+                self.waiting = True
                 self._wire.watch(self._selector)
                 until = min(until, self._patience.due)
             self._selector.select(max(0.0, until - self._clock()))
         finally:
             with self._lock:
-                self._waiting = False
-                self._activity += 1
+                self.waiting = False
+                self.activity += 1
                 if self._resting:
                     self._wake()
 
@@ -403,11 +405,6 @@ class KeptLink:
     def _await_keeper(self) -> None:
         nursery.add(self)
 
-    @property
-    def signs_of_life(self) -> int | None:
-        """What changes whenever the user's thread comes by; None while that waits itself."""
-        return None if self._waiting else self._activity
-
     def get_keeper(self, pause: float = 0.0) -> None:
         """Start a keeper, which looks after *pause* seconds for the first time.
 
@@ -435,7 +432,7 @@ class KeptLink:
     def _keep(self, pause: float | None) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
-        seen, looks = self._activity, 0
+        seen, looks = self.activity, 0
         with Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
@@ -448,12 +445,12 @@ class KeptLink:
                         self._wake_receiver.recv(64)
                     # While the user's thread comes by, look again later. Where it waits itself,
                     # or where the socket is being watched here, rest.
-                    if woken or self._activity != seen:
-                        seen = self._activity
+                    if woken or self.activity != seen:
+                        seen = self.activity
                         looks = 0
                     else:
                         looks += 1
-                    guarding = looks > 0 and not self._waiting
+                    guarding = looks > 0 and not self.waiting
                     self._resting = guarding or looks >= CALM
                     if guarding:
                         self._keep_going()
@@ -467,7 +464,7 @@ class KeptLink:
 
     def _rest(self) -> float | None:
         """Return the seconds until the keeper has to look, None where the user's thread does."""
-        until = inf if self._resting and self._waiting else self._patience.due - self._clock()
+        until = inf if self._resting and self.waiting else self._patience.due - self._clock()
         seconds = min(until, inf if self._resting else TICK if self._haste else PARKED)
         return None if seconds == inf else max(0.0, seconds)
 

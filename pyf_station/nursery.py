@@ -12,8 +12,15 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 TICK: Final = 0.002
-"""Seconds between looks at the links. At the second that finds nothing new a link gets a keeper:
-early enough for what is left behind to be sent within the 10 ms promised."""
+"""Seconds between looks at the links."""
+
+AWAY: Final = 2
+"""Looks in a row that find nothing new before a link gets a keeper: early enough for what is left
+behind to be sent within the 10 ms promised."""
+
+CALM: Final = 25
+"""Looks in a row that find its own thread waiting for the server, likewise. A keeper can rest then,
+where the nursery would look for as long as that takes."""
 
 SHARE: Final = 20
 """The part of its time that the nursery may take, with very many links: one in so many."""
@@ -26,8 +33,14 @@ class Ward(Protocol):
     """A link, as the nursery sees it."""
 
     @property
-    def signs_of_life(self) -> int | None:
-        """What changes whenever its own thread comes by; None while that waits for the server."""
+    def activity(self) -> int:
+        """What changes whenever its own thread comes by."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its own thread waits for the server, and does all that a keeper would."""
+        ...
 
     def get_keeper(self) -> None:
         """Start a keeper. Raises RuntimeError or OSError where the system has none to give."""
@@ -35,13 +48,13 @@ class Ward(Protocol):
 
 
 class _Watch:
-    """What the last look at a link found, and whether the one before had found the same."""
+    """What the last look at a link found, and how many before it had found the same."""
 
-    __slots__ = ("seen", "twice")
+    __slots__ = ("looks", "seen")
 
     def __init__(self) -> None:
         self.seen: int | None = None
-        self.twice = False
+        self.looks = 0
 
 
 class Nursery:
@@ -93,12 +106,10 @@ class Nursery:
         with self._lock:
             now = self._clock()
             for ward, watch in list(self._wards.items()):
-                signs = ward.signs_of_life
-                if signs is None or signs != watch.seen:
-                    watch.seen, watch.twice = signs, False
-                elif not watch.twice:
-                    watch.twice = True
-                elif ward in self._wards:
+                activity = ward.activity
+                watch.looks = watch.looks + 1 if activity == watch.seen else 0
+                watch.seen = activity
+                if watch.looks >= (CALM if ward.waiting else AWAY) and ward in self._wards:
                     self._hand_over(ward)
             self._took = self._clock() - now
             self._minded = bool(self._wards) or now < empty_at

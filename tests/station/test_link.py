@@ -1080,7 +1080,7 @@ def test_the_keeper_stands_by_while_the_users_thread_waits(sleeps, make):
     link, peer = make()
     peer.expect(FlowOpened)
     with link._lock:
-        link._waiting = True
+        link.waiting = True
         link._wake()
     wait_for(STANDING_BY, sleeps)
     peer.finish(value=1)

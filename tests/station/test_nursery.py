@@ -2,10 +2,11 @@
 
 import threading
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
-from pyf.station.nursery import REST, SHARE, TICK, Nursery
+from pyf.station.nursery import AWAY, CALM, REST, SHARE, TICK, Nursery
 
 WAIT = 30.0
 
@@ -17,12 +18,9 @@ class Ward:
 
     def __init__(self, *denials: Exception) -> None:
         self.keepers = 0
-        self.signs: int | None = 0
+        self.activity = 0
+        self.waiting = False
         self._denials = list(denials)
-
-    @property
-    def signs_of_life(self) -> int | None:
-        return self.signs
 
     def get_keeper(self) -> None:
         if self._denials:
@@ -82,37 +80,38 @@ def test_a_link_whose_thread_stays_away_gets_a_keeper(hands):
     ward = Ward()
     hands.nursery.add(ward)
     hands.settle()
-    hands.look()
+    hands.look(AWAY - 1)
     assert ward.keepers == 0
     hands.look()
     assert ward.keepers == 1
     assert not hands.nursery.remove(ward)
 
 
-def test_a_link_whose_thread_comes_by_needs_none(hands):
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_link_whose_thread_comes_by_needs_none(hands, waiting):
     ward = Ward()
+    ward.waiting = waiting
     hands.nursery.add(ward)
     hands.settle()
-    for comings in range(1, 11):
-        ward.signs = comings
+    for _ in range(2 * CALM):
+        ward.activity += 1
         hands.look()
     assert ward.keepers == 0
-    hands.look(2)
+    hands.look(CALM if waiting else AWAY)
     assert ward.keepers == 1
 
 
-def test_a_link_whose_thread_waits_for_the_server_needs_none(hands):
+def test_a_link_whose_thread_waits_for_long_gets_a_keeper_that_can_rest(hands):
     """
-    It does itself what a keeper would.
+    The nursery would look all the time.
     """
     ward = Ward()
-    ward.signs = None
+    ward.waiting = True
     hands.nursery.add(ward)
     hands.settle()
-    hands.look(10)
+    hands.look(CALM - 1)
     assert ward.keepers == 0
-    ward.signs = 0
-    hands.look(3)
+    hands.look()
     assert ward.keepers == 1
 
 
@@ -131,19 +130,19 @@ def test_a_link_that_leaves_while_it_is_looked_at_has_none(hands):
     """
 
     class Leaving(Ward):
-        @property
-        def signs_of_life(self) -> int | None:
-            looks.append(None)
-            if len(looks) == 3:
-                assert hands.nursery.remove(ward)
-            return 0
+        def __getattribute__(self, name: str) -> Any:
+            if name == "activity":
+                looks.append(None)
+                if len(looks) == AWAY + 1:
+                    assert hands.nursery.remove(self)
+            return super().__getattribute__(name)
 
-    looks = []
+    looks: list[None] = []
     ward = Leaving()
     hands.nursery.add(ward)
     hands.settle()
-    hands.look(3)
-    assert len(looks) == 3
+    hands.look(AWAY + 1)
+    assert len(looks) == AWAY + 1
     assert ward.keepers == 0
 
 
@@ -152,7 +151,7 @@ def test_a_keeper_that_cannot_be_had_is_asked_for_again(hands, denial):
     ward = Ward(denial)
     hands.nursery.add(ward)
     hands.settle()
-    hands.look(2)
+    hands.look(AWAY)
     assert ward.keepers == 0
     hands.look()
     assert ward.keepers == 1
@@ -164,15 +163,15 @@ def test_very_many_links_are_looked_at_less_often(hands):
     """
 
     class Slow(Ward):
-        @property
-        def signs_of_life(self) -> int | None:
-            hands.now += 0.01
-            hands.pause = SHARE * 0.01
-            return None
+        def __getattribute__(self, name: str) -> Any:
+            if name == "activity":
+                hands.now += 0.01
+                hands.pause = SHARE * 0.01
+            return super().__getattribute__(name)
 
     hands.nursery.add(Slow())
     hands.settle()
-    hands.look(3)
+    hands.look()
     assert hands.pause > TICK
 
 
