@@ -234,6 +234,10 @@ class KeptLink:
         self._wire.failure = self._wire.ending = text
         self._release()
 
+    def _come_by(self) -> None:
+        """Show that the user's thread is there."""
+        self.activity += 1
+
     # The socket
 
     def _turn(self, action: Callable[[], object] | None = None) -> None:

@@ -49,7 +49,7 @@ class Link(KeptLink):
         gate, packets = encoded(source, count, self.packet_size)
         haste = count > 1 or not self.sent
         with self._lock:
-            self.activity += 1
+            self._come_by()
             self._gate = gate
             if haste and (self._resting or not self._haste):
                 self._wake()
