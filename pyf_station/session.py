@@ -440,8 +440,7 @@ class Session:
         with self._lock:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
-            self._result = (self.consumed, decode(data, self._bounds))
-            self.frees = self.returned
+            self._result, self.frees = (self.consumed, decode(data, self._bounds)), self.returned
             self.outbox.close()
         self._wake()
         if not self.whole:
