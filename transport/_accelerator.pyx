@@ -774,8 +774,8 @@ cdef bint remember(object value) except -1:
         while PyDict_Next(value, &at, &name, &item):
             if remember(<object>item):
                 holds = True
-    else:
-        return PyObject_GC_IsTracked(value)
+    else:  # From Python 3.13 on it looks at Decimals, which hold no others all the same.
+        return PyObject_GC_IsTracked(value) and type(value) is not Decimal
     if holds and not PyObject_GC_IsTracked(value):
         PyObject_GC_Track(<void*>value)
     return True
