@@ -150,7 +150,7 @@ CASES = (
             name=f"flows-{flows}",
             title=f"{flows:,} at once",
             kind="flows",
-            count=MILLION,
+            count=10 * MILLION,
             exact=True,
             flows=flows,
             quick=flows in {1, 100},
@@ -179,7 +179,8 @@ HUGE = {"growth-1e8"}  # only where asked for: minutes each
 class Demand:
     """What a figure of a contestant in a case must come to, against that of another one.
 
-    Without *rival* the figure itself is bounded.
+    That is a *rival*'s, or its own in another case, *than*. Without either the figure itself is
+    bounded.
     """
 
     case: str
@@ -187,12 +188,13 @@ class Demand:
     figure: str
     bound: float
     rival: str = ""
+    than: str = ""
     below: bool = False  # the bound is from above
 
     @property
     def text(self) -> str:
-        against = f" of {self.rival}" if self.rival else ""
-        return f"{'≤' if self.below else '≥'} {self.bound:g}{' ×' if self.rival else ''}{against}"
+        other = self.rival or (self.than and CASE[self.than].title)
+        return f"{'≤' if self.below else '≥'} {self.bound:g}{f' × of {other}' if other else ''}"
 
 
 OURS = ("station", "station-coroutine", "station-asyncio", "station-twisted")
@@ -216,6 +218,8 @@ DEMANDS = (
     Demand("trip", "station-coroutine", "spread", 3, below=True),
     Demand("trip", "station", "spread", 3, below=True),
     Demand("call", "station", "p50", 7, "limit", below=True),
+    Demand("again", "station-asyncio", "p50", 1.5, than="trip", below=True),
+    Demand("again", "station-twisted", "p50", 1.5, than="trip", below=True),
     Demand("bulk", "station", "rate", 0.75, "limit"),
     Demand("bulk", "station", "rate", 1, "websockets"),
     Demand("bulk", "station", "rate", 1, "amp"),
@@ -229,5 +233,7 @@ DEMANDS = (
         Demand("typed", "station", "rate", 1, rival)
         for rival in ("mp-connection", "zmq", "zmq-batched", "grpc-batched")
     ),
+    Demand("flows-1000", "station", "rate", 0.8, than="flows-1"),
+    Demand("flows-1000", "station-coroutine", "rate", 0.8, than="flows-1"),
     Demand("tls", "station", "rate", 0.45, "limit"),
 )

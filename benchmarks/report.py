@@ -89,7 +89,7 @@ SECTIONS = (
     ),
     Section(
         "Many flows at once",
-        "Packets a second of all flows together, a million packets in all. The blocking client has a"
+        "Packets a second of all flows together, ten million packets in all. The blocking client has a"
         " thread and a connection for each; the others have one connection.",
         tuple((name, "rate") for name in FLOWS),
         "lines",
@@ -282,15 +282,18 @@ def promises(results: Results) -> str:
 
 
 def of_demand(results: Results, demand: Demand) -> Figure | None:
-    """Return what was measured of a demand, in multiples of the rival's."""
+    """Return what was measured of a demand, in multiples of what it is compared with."""
     mine = of(results, demand.case, demand.contestant, demand.figure)
-    if not demand.rival or mine is None:
+    if not (demand.rival or demand.than) or mine is None:
         return mine
-    if demand.rival == BASE:
-        return of(results, demand.case, demand.contestant, f"{demand.figure}_ratio")
     ratio = f"{demand.figure}_ratio"
-    ours = of(results, demand.case, demand.contestant, ratio)
-    theirs = of(results, demand.case, demand.rival, ratio)
+    if demand.rival == BASE:
+        return of(results, demand.case, demand.contestant, ratio)
+    if demand.rival:
+        ours = of(results, demand.case, demand.contestant, ratio)
+        theirs = of(results, demand.case, demand.rival, ratio)
+    else:
+        ours, theirs = mine, of(results, demand.than, demand.contestant, demand.figure)
     if ours is None or theirs is None:
         return None
     return Figure(ours.median / theirs.median, ours.min / theirs.max, ours.max / theirs.min)

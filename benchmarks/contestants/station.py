@@ -27,6 +27,7 @@ from benchmarks.contestant import (
 )
 from benchmarks.statistics import spread
 from pyf.station import FlowServer, ResumePolicy, StationClient
+from pyf.station.server import MAX_THREADS
 
 
 def part(case: Case) -> Case:
@@ -148,7 +149,9 @@ class Station(Contestant):
             key, chain = certificate.path("key"), certificate.path("certificate")
             description = f"ssl:0:interface={HOST}:privateKey={key}:certKey={chain}"
         endpoint: Any = endpoints.serverFromString(loop, description)
-        listening = endpoint.listen(FlowServer(self._handlers[case.kind], resume=self.resume))
+        handlers = case.flows if case.flows > MAX_THREADS else None  # All are welcome.
+        server = FlowServer(self._handlers[case.kind], resume=self.resume, max_handlers=handlers)
+        listening = endpoint.listen(server)
         listening.addCallback(lambda port: announce(port.getHost().port))
         loop.run()
 
