@@ -405,7 +405,6 @@ CONTESTANTS = (
         "PyF.Station",
         "`for value in client.call(packets)`, and `for packet in flow` in a handler in a thread.",
         IN_THREAD,
-        most_flows=64,  # FlowServer's own default for handlers in threads
     ),
     Station(
         "station-coroutine",
