@@ -75,14 +75,14 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #if PY_VERSION_HEX < 0x030D0000
-    #define station_write_integer(number, at, size) \\
+    #define station_write_bytes(number, at, size) \\
         _PyLong_AsByteArray((PyLongObject*)(number), at, size, 0, 0)
     #else
-    #define station_write_integer(number, at, size) \\
+    #define station_write_bytes(number, at, size) \\
         _PyLong_AsByteArray((PyLongObject*)(number), at, size, 0, 0, 1)
     #endif
     """
-    int write_integer "station_write_integer"(object, unsigned char*, size_t) except -1
+    int write_bytes "station_write_bytes"(object, unsigned char*, size_t) except -1
     object _PyLong_FromByteArray(const unsigned char*, size_t, int, int)
 
 import_datetime()
@@ -90,6 +90,8 @@ import_datetime()
 cdef enum:
     ROOM = 2048  # bytes on the stack, where most packets end
     HEAD = 9  # bytes of the longest head of a value, or number
+    SHORT = 32  # bytes from which on the size of a text is not part of its head
+    FIELD = SHORT + HEAD + SHORT  # bytes of a field that has no others, at the most
     LARGE = 4096  # bytes of one value, which Python's codec copies less often
     WIDE = 65536  # elements of a container that are left to it
     DEPTH = 128  # levels of C calls that any thread's stack has room for
@@ -345,28 +347,73 @@ cdef inline void put_head(Buffer* out, unsigned char head) noexcept:
 
 
 cdef inline void put_number(Buffer* out, unsigned char head, uint64_t number, int width) noexcept:
-    """Write *head*, and the last *width* bytes of *number*, at least one.
+    """Write *head*, and the last *width* bytes of *number*; there must be room for HEAD bytes."""
+    out.size = write_number(out.data + out.size, head, number, width) - out.data
+
+
+# Where bytes are written one after another, the place is kept in a register: in a Buffer it would
+# be read anew behind each of them, since any byte could be part of it.
+
+cdef inline unsigned char* write_number(
+    unsigned char* at, unsigned char head, uint64_t number, int width
+) noexcept:
+    """Write *head*, and the last *width* bytes of *number*, at least one; return where they end.
 
     There must be room for HEAD bytes, since they are written as one.
     """
-    cdef unsigned char* at = out.data + out.size
     number <<= 64 - 8 * width
     at[0] = head
     at[1], at[2], at[3], at[4] = number >> 56, number >> 48, number >> 40, number >> 32
     at[5], at[6], at[7], at[8] = number >> 24, number >> 16, number >> 8, number
-    out.size += 1 + width
+    return at + 1 + width
 
 
-cdef inline void copy(unsigned char* to, const char* data, Py_ssize_t size) noexcept:
-    """Do as memcpy does. Names are short: to call a function takes longer than to copy them."""
-    if 8 <= size <= 16:
-        memcpy(to, data, 8)
-        memcpy(to + size - 8, data + size - 8, 8)
-    elif 4 <= size < 8:
-        memcpy(to, data, 4)
-        memcpy(to + size - 4, data + size - 4, 4)
-    else:
-        memcpy(to, data, size)
+cdef inline unsigned char* write_integer(unsigned char* at, int64_t number) noexcept:
+    if -32 <= number < 128:
+        at[0] = <unsigned char>number
+        return at + 1
+    if number > 0:
+        if number < 1 << 8:
+            return write_number(at, 0xCC, number, 1)
+        if number < 1 << 16:
+            return write_number(at, 0xCD, number, 2)
+        if number < <int64_t>1 << 32:
+            return write_number(at, 0xCE, number, 4)
+        return write_number(at, 0xCF, number, 8)
+    if number >= -(1 << 7):
+        return write_number(at, 0xD0, number, 1)
+    if number >= -(1 << 15):
+        return write_number(at, 0xD1, number, 2)
+    if number >= -(<int64_t>1 << 31):
+        return write_number(at, 0xD2, number, 4)
+    return write_number(at, 0xD3, number, 8)
+
+
+cdef inline unsigned char* write_short(unsigned char* at, object text) noexcept:
+    """Write a text that ``is_short``; to call memcpy for it would take longer than to copy it."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    cdef const char* data = <const char*>PyUnicode_DATA(text)
+    at[0] = <unsigned char>(0xA0 + size)
+    at += 1
+    if size >= 8:
+        if size > 16:
+            memcpy(at + 8, data + 8, 8)
+            memcpy(at + size - 16, data + size - 16, 8)
+        memcpy(at, data, 8)
+        memcpy(at + size - 8, data + size - 8, 8)
+    elif size >= 4:
+        memcpy(at, data, 4)
+        memcpy(at + size - 4, data + size - 4, 4)
+    elif size:
+        at[0], at[size >> 1], at[size - 1] = data[0], data[size >> 1], data[size - 1]
+    return at + size
+
+
+cdef inline bint is_short(object value) noexcept:
+    """Whether *value* is a text of ASCII characters whose size is part of its head."""
+    return (
+        type(value) is str and PyUnicode_IS_COMPACT_ASCII(value) and PyUnicode_GET_LENGTH(value) < SHORT
+    )
 
 
 cdef inline int put_bytes(Buffer* out, const void* data, Py_ssize_t size) except -1:
@@ -384,7 +431,8 @@ cdef bint put(Buffer* out, object value, int depth) except -1:
     if kind == <PyTypeObject*>str:
         return put_text(out, value)
     if kind == <PyTypeObject*>int:
-        return put_integer(out, value)
+        out.size = write_integer(out.data + out.size, value) - out.data  # Raises if it is beyond.
+        return True
     if value is None:
         put_head(out, 0xC0)
     elif value is True:
@@ -408,7 +456,7 @@ cdef bint put(Buffer* out, object value, int depth) except -1:
     elif kind == <PyTypeObject*>UUID:
         reserve(out, HEAD + 16)
         put_number(out, 0xD8, IDENTIFIER, 1)
-        write_integer(value.int, out.data + out.size, 16)
+        write_bytes(value.int, out.data + out.size, 16)
         out.size += 16
     else:
         return put_extension(out, value)
@@ -424,15 +472,14 @@ cdef inline bint put_text(Buffer* out, object value) except -1:
         text = PyUnicode_AsUTF8AndSize(value, &size)
     if size > LARGE:
         return False
-    reserve(out, size + HEAD)
-    if size < 32:
+    reserve(out, HEAD)
+    if size < SHORT:
         put_head(out, <unsigned char>(0xA0 + size))
     elif size < 256:
         put_number(out, 0xD9, size, 1)
     else:
         put_number(out, 0xDA, size, 2)
-    copy(out.data + out.size, text, size)
-    out.size += size
+    put_bytes(out, text, size)
     return True
 
 
@@ -445,30 +492,6 @@ cdef inline bint put_raw(Buffer* out, object value) except -1:
     else:
         put_number(out, 0xC5, size, 2)
     put_bytes(out, PyBytes_AS_STRING(value), size)
-    return True
-
-
-cdef inline bint put_integer(Buffer* out, object value) except -1:
-    cdef int64_t number = value  # Raises where it is beyond.
-    if -32 <= number < 128:
-        put_head(out, <unsigned char>number)
-    elif number > 0:
-        if number < 1 << 8:
-            put_number(out, 0xCC, number, 1)
-        elif number < 1 << 16:
-            put_number(out, 0xCD, number, 2)
-        elif number < <int64_t>1 << 32:
-            put_number(out, 0xCE, number, 4)
-        else:
-            put_number(out, 0xCF, number, 8)
-    elif number >= -(1 << 7):
-        put_number(out, 0xD0, number, 1)
-    elif number >= -(1 << 15):
-        put_number(out, 0xD1, number, 2)
-    elif number >= -(<int64_t>1 << 31):
-        put_number(out, 0xD2, number, 4)
-    else:
-        put_number(out, 0xD3, number, 8)
     return True
 
 
@@ -489,22 +512,30 @@ cdef bint put_map(Buffer* out, object value, int depth) except -1:
     cdef Py_ssize_t at = 0, count = PyDict_Size(value), left = count
     cdef PyObject* key
     cdef PyObject* item
+    cdef unsigned char* end
     if count >= WIDE or depth > DEPTH:
         return False
     put_count(out, count, 0x80, 0xDE)
     while PyDict_Next(value, &at, &key, &item):
         left -= 1
-        if type(<object>key) is not str or not put_text(out, <object>key):
+        reserve(out, FIELD)
+        end = out.data + out.size
+        if is_short(<object>key):
+            end = write_short(end, <object>key)
+        elif type(<object>key) is not str or not put_text(out, <object>key):
             return False
+        else:
+            reserve(out, FIELD)
+            end = out.data + out.size
         # What is most often there, without a call.
         if type(<object>item) is int:
-            reserve(out, HEAD)
-            put_integer(out, <object>item)
-        elif type(<object>item) is str:
-            if not put_text(out, <object>item):
+            out.size = write_integer(end, <object>item) - out.data
+        elif is_short(<object>item):
+            out.size = write_short(end, <object>item) - out.data
+        else:
+            out.size = end - out.data
+            if not put(out, <object>item, depth):
                 return False
-        elif not put(out, <object>item, depth):
-            return False
     return left == 0  # An extension may have run code that changed it.
 
 

@@ -18,11 +18,15 @@ from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
 from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
+SPARE = 16
+"""The part of a frame, one in so many, that is left for packets larger than those before."""
+
 
 class SendWindow:
     """What this side may still send on one flow."""
 
     __slots__ = (
+        "_typical",
         "bytes_limit",
         "most",
         "packets_limit",
@@ -38,6 +42,8 @@ class SendWindow:
         self.bytes_limit: int = size
         self.window_bytes: int = size
         self.most: int = MAX_WINDOW
+        # Bytes of a packet of the last frame, on average.
+        self._typical = 0
 
     @property
     def open_packets(self) -> int:
@@ -70,8 +76,10 @@ class SendWindow:
         if waiting > 1:
             bulk = size >= LARGE and is_bulk(pending[0])
             room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
-            # Not many more than fit, if they are like the first: the others have to go back.
-            count = min(waiting, BATCH_PACKETS, self.open_packets, 2 * room // max(1, size))
+            # A few less than fit, if they are like those before: what is too much has to go back.
+            spare = 0 if bulk else room // SPARE
+            fitting = max(2, (room - spare) // max(1, self._typical or size))
+            count = min(waiting, BATCH_PACKETS, self.open_packets, fitting)
             if count > 1 and 2 * size <= room:
                 return self._take_many(pending, count, room, bulk=bulk)
         if size > largest or not self.fits(1, size):
@@ -82,10 +90,9 @@ class SendWindow:
     def _take_many(
         self, pending: Pending, count: int, room: int, *, bulk: bool
     ) -> tuple[list[Encoded], list[bytes], int]:
-        cut = bulk or count * len(pending[0]) > room
         batch = list(starmap(pending.popleft, repeat((), count)))
-        buffers, size = ([], 0) if cut else in_a_row(batch)
-        if cut or size > room:
+        buffers, size = ([], 0) if bulk else in_a_row(batch)
+        if bulk or size > room:
             count = bisect_right(list(accumulate(map(len, batch))), room)
             if bulk:
                 # Of other packets, so large a frame could become more objects than the peer allows.
@@ -93,6 +100,7 @@ class SendWindow:
             pending.extendleft(reversed(batch[count:]))
             del batch[count:]
             buffers, size = in_a_row(batch)
+        self._typical = size // len(batch)
         return batch, buffers, size
 
     def spend(self, packets: int, size: int) -> None:

@@ -102,3 +102,35 @@ def test_eight_packets_of_64_kib_make_a_frame():
     window = SendWindow(2**20, 2**30)
     pending = deque([encode_pieces({"number": 2**40, "data": bytes(2**16)})] * 17)
     assert [len(window.take(pending, 2**24)[0]) for _ in range(3)] == [8, 8, 1]
+
+
+class Watched(deque[bytes]):
+    """A deque that counts what is put back into it."""
+
+    put_back = 0
+
+    def extendleft(self, packets):
+        """Count *packets*."""
+        packets = list(packets)
+        self.put_back += len(packets)
+        super().extendleft(packets)
+
+
+def test_packets_of_nearly_one_size_fill_frames_and_none_has_to_go_back():
+    window = SendWindow(2**20, 2**30)
+    pending = Watched(bytes(1000 + number % 40) for number in range(640))
+    while len(pending) > 60:
+        _, _, size = window.take(pending, 2**24)
+        assert size > 0.9 * BATCH_BYTES
+    assert not pending.put_back
+
+
+@pytest.mark.parametrize(("first", "then"), [(10 * KIB, 500), (500, 10 * KIB)])
+def test_frames_are_full_again_one_behind_a_change_of_sizes(first, then):
+    window = SendWindow(2**20, 2**30)
+    pending = deque([bytes(first)] * 500 + [bytes(then)] * 500)
+    while len(pending) > 500:
+        window.take(pending, 2**24)
+    window.take(pending, 2**24)
+    _, _, size = window.take(pending, 2**24)
+    assert size > 0.8 * BATCH_BYTES

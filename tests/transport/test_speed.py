@@ -158,6 +158,17 @@ def test_a_batch_becomes_packets_whichever_decodes_it(kind, monkeypatch):
 @example({str(number): number for number in range(70_000)})
 @example({"list": [*range(300)], "map": {str(number): None for number in range(16)}})
 @example(
+    {"a" * size: "é" * size for size in range(40)} | {"é" * size: "a" * size for size in range(40)}
+)
+@example(
+    {
+        f"a{sign * 2**bits + near}": sign * 2**bits + near
+        for sign in (1, -1)
+        for bits in range(66)
+        for near in (-1, 0, 1)
+    }
+)
+@example(
     {
         "early": datetime(1, 1, 1, tzinfo=UTC),
         "late": datetime(9999, 12, 31, 23, 59, 59, 999999, UTC),
