@@ -130,8 +130,6 @@ class KeptLink:
         self._spoiled: PacketError | None = None
         self._torn = False
         self._lock = threading.Lock()
-        self._selector = Selector()
-        self._selector.register(wire.socket, selectors.EVENT_READ)
         # What the user's thread and the keeper tell each other, under the lock.
         self._owner = threading.get_ident()
         self.activity: int = 0
@@ -209,12 +207,10 @@ class KeptLink:
                 closed = self._machine.flow_state(self._flow_id) is FlowState.CLOSED
                 left = until - self._clock()
                 self._lingering = self._broken is None and not closed and left > 0
-                self._wire.watch(self._selector)
             if self._lingering:
-                self._selector.select(left)
+                self._wire.wait(left)
 
     def _release(self) -> None:
-        self._selector.close()
         self._wire.close()
         for sock in (self._wake_receiver, self._wake_sender):
             if sock is not None:
@@ -303,9 +299,8 @@ class KeptLink:
                 if self._fresh or self._broken is not None:
                     return  # What is waited for may have come after it was looked for.
                 self.waiting = True
-                self._wire.watch(self._selector)
                 until = min(until, self._patience.due)
-            self._selector.select(max(0.0, until - self._clock()))
+            self._wire.wait(max(0.0, until - self._clock()))
         finally:
             with self._lock:
                 self.waiting = False

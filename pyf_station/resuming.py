@@ -219,7 +219,7 @@ class ResumingLink(Link):
                 with self._lock:
                     adopted = self._listen(wire, machine, flow_id)
                 if not adopted:
-                    _wait_for(wire, until)
+                    wire.wait(min(max(0.0, until - time.monotonic()), LONGEST_WAIT))
         finally:
             if not adopted:
                 wire.close()
@@ -248,9 +248,7 @@ class ResumingLink(Link):
         return adopted
 
     def _adopt(self, wire: Wire, machine: Connection, flow_id: int) -> None:
-        self._selector.unregister(self._wire.socket)
         self._wire.close()
-        self._selector.register(wire.socket, selectors.EVENT_READ)
         self._wire, self._machine, self._flow_id = wire, machine, flow_id
         self._patience = Patience(machine, lambda: wire.writes, self._clock())
 
@@ -265,13 +263,6 @@ class ResumingLink(Link):
     def _rejected(self, code: str, message: str) -> ConnectionLost:
         facts = {"sent": self.sent, "consumed": self.consumed}
         return cut_off(code, message, whole=self._ended, **facts)
-
-
-def _wait_for(wire: Wire, until: float) -> None:
-    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.unsent else 0)
-    with Selector() as selector:
-        selector.register(wire.socket, events)
-        selector.select(min(max(0.0, until - time.monotonic()), LONGEST_WAIT))
 
 
 class Persistence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 import time
@@ -141,11 +142,38 @@ def set_user_timeout(sock: socket.socket, seconds: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
+def lookout(sock: socket.socket) -> Callable[[float, bool], bool]:
+    """Return what waits some seconds until *sock* can be read, or written if asked for that, too.
+
+    It says whether the socket can be read, which costs less than an attempt that fails. It takes no
+    descriptor, and is for one thread at a time.
+    """
+    if not hasattr(select, "poll"):  # Windows
+        return lambda seconds, writing: bool(
+            select.select([sock], [sock] if writing else [], [], seconds)[0]
+        )
+    poller, number = select.poll(), sock.fileno()
+    poller.register(number, select.POLLIN)
+
+    def look(seconds: float, writing: bool) -> bool:
+        if writing:
+            poller.modify(number, select.POLLIN | select.POLLOUT)
+        try:
+            found = poller.poll(1000 * seconds)
+        finally:
+            if writing:
+                poller.modify(number, select.POLLIN)
+        return bool(found) and found[0][1] != select.POLLOUT
+
+    return look
+
+
 class Wire:
     """A connected socket, taken over, that neither reading nor writing waits for.
 
-    Not safe for threads: its owner locks. An exception that a signal handler raises in the middle
-    of a method leaves the bytes written so far and those still to be written exact.
+    Not safe for threads: its owner locks, but for ``wait``. An exception that a signal handler
+    raises in the middle of a method leaves the bytes written so far and those still to be written
+    exact.
     """
 
     in_place: ClassVar[bool] = True
@@ -165,6 +193,8 @@ class Wire:
         self._unsent: list[bytes | memoryview] = []
         self._written: list[int] = []
         self._send = sock.sendmsg
+        self._can_read = lookout(sock)
+        self._await = lookout(sock)
 
     @property
     def unsent(self) -> bool:
@@ -221,6 +251,8 @@ class Wire:
     def _received(self, receive: Callable[[A], T], argument: A, nothing: T) -> T | None:
         if self.ending:
             return nothing
+        if not self._can_read(0, False):
+            return None
         try:
             got = receive(argument)
         except (BlockingIOError, InterruptedError):
@@ -235,6 +267,13 @@ class Wire:
 
     def _explained(self, reason: str) -> str:
         return reason if self._heard else unheard(reason)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it can be read; or written, if something is unsent. For one thread at a time.
+
+        Another one may read or write meanwhile.
+        """
+        self._await(seconds, self.unsent)
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""
@@ -258,5 +297,6 @@ class Wire:
             self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket. Nothing comes any more."""
+        self.ending = self.ending or "it was closed"
         self.socket.close()

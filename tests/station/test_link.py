@@ -815,7 +815,7 @@ def test_the_collector_may_run_in_the_keeper(pair, locked):
     link, peer = pair
     peer.expect(FlowOpened)
     done = threading.Event()
-    look = link._machine.data_to_send if locked else link._selector.get_key
+    look = link._machine.data_to_send
 
     def collect():
         if threading.current_thread() is link._keeper and not done.is_set():
@@ -928,13 +928,13 @@ def test_an_interrupted_wait_harms_nothing(monkeypatch, pair):
     """
     link, peer = pair
     peer.expect(FlowOpened)
-    select = link._selector.select
+    wait = link._wire.wait
 
-    def interrupted(_=None):
-        monkeypatch.setattr(link._selector, "select", select)
+    def interrupted(_):
+        monkeypatch.setattr(link._wire, "wait", wait)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(link._selector, "select", interrupted)
+    monkeypatch.setattr(link._wire, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         wait_until_it_breaks(link)
     peer.finish(value=1)
@@ -968,14 +968,14 @@ def test_an_interrupted_close_is_finished_by_the_keeper(monkeypatch, pair):
     """
     link, peer = pair
     peer.expect(FlowOpened)
-    select = link._selector.select
+    wait = link._wire.wait
 
-    def interrupted(_=None):
-        monkeypatch.setattr(link._selector, "select", select)
+    def interrupted(_):
+        monkeypatch.setattr(link._wire, "wait", wait)
         raise KeyboardInterrupt
 
     link.cancel()
-    monkeypatch.setattr(link._selector, "select", interrupted)
+    monkeypatch.setattr(link._wire, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         link.close()
     peer.expect(FlowAbandoned)

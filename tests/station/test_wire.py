@@ -1,11 +1,13 @@
 """The blocking client's socket: connecting, exact writes, reads that never wait."""
 
+import select
 import signal
 import socket
 import struct
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from queue import SimpleQueue
@@ -404,6 +406,62 @@ def test_what_comes_may_be_read_to_a_buffer(ends):
     assert end.read_into(memoryview(buffer)) == 0
     assert end.ending == "the server closed the connection"
     assert end.read_into(memoryview(buffer)) == 0
+
+
+@pytest.fixture(params=["poll", "select"])
+def watched(request, monkeypatch, listener) -> Iterator[tuple[Wire, socket.socket]]:
+    """
+    As *ends*, on a system that has poll(), and on one that has not.
+    """
+    if request.param == "select":
+        monkeypatch.delattr(select, "poll")
+    end = Wire(connect("127.0.0.1", listener.getsockname()[1], LIMITS))
+    peer, _ = listener.accept()
+    with peer:
+        yield end, peer
+        end.close()
+
+
+def test_who_waits_goes_on_once_something_has_come(watched):
+    """
+    Whatever the system has to wait with.
+    """
+    end, peer = watched
+    end.wait(0)
+    assert end.read() is None
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(end.wait, WAIT)
+        peer.sendall(b"abc")
+        waiting.result(WAIT)
+    assert end.read() == b"abc"
+
+
+def test_who_waits_with_something_unsent_goes_on_once_it_can_leave(watched):
+    """
+    That there is room to write is no sign that there is something to read.
+    """
+    end, peer = watched
+    while not end.unsent:
+        end.write(lambda: [bytes(2**20)])
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(end.wait, WAIT)
+        peer.setblocking(False)
+        while not waiting.done():
+            with suppress(BlockingIOError):
+                peer.recv(2**20)
+    assert end.read() is None
+    assert not end.ending
+
+
+def test_nothing_comes_of_a_wire_that_is_closed(ends):
+    """
+    Its descriptor may be another's by now.
+    """
+    end, peer = ends
+    peer.sendall(b"abc")
+    end.close()
+    assert end.read() == b""
+    assert end.ending
 
 
 def test_a_reset_is_an_end_with_its_reason(ends):
