@@ -126,6 +126,7 @@ cdef Py_ssize_t MOST_JOINED = limits.LARGE
 cdef Py_ssize_t MOST_SENT = <Py_ssize_t>1 << 32
 cdef Py_ssize_t MOST_COPIED = codec.census.QUICK_COPY
 cdef Py_ssize_t QUICK = codec.census.QUICK_VALUES // BREATH  # breaths that are soon taken
+cdef Py_ssize_t QUICK_LENGTH = codec.census.QUICK_LENGTH
 cdef uint64_t QUICK_NUMBER = codec.census.QUICK_NUMBER
 
 
@@ -657,7 +658,7 @@ def decode_quickly(data, Py_ssize_t count, bounds=codec.BOUNDS):
     codec.census.check(data, bounds)
     # It is begun, and given up if it takes long: to look before would take a tenth of its time.
     try:
-        return decode_packets(data, count, QUICK)
+        return decode_packets(data, count, QUICK if len(data) <= QUICK_LENGTH else QUICK // 2)
     except _Heavy:
         return None
     except Exception:

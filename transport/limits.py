@@ -50,7 +50,7 @@ TURN_BYTES = 3 * LARGE_BATCH_BYTES
 """Packet bytes that a fast source is asked for at once: half of the window that there is by
 default, so that a sender goes on while its credit is on the way."""
 
-BATCH_PACKETS = 512
+BATCH_PACKETS = 1024
 """Packets at which a sender closes a frame: beyond this, larger batches gain nothing."""
 
 LARGE = 16 * KIB

@@ -315,8 +315,10 @@ def test_the_longest_number_travels():
     [
         (array(b"\x80", QUICK_BYTES - 5), False),  # so short that nothing in it takes long
         (array(b"\x80", QUICK_BYTES), True),
-        (array(b"\xcb" + bytes(8), QUICK_VALUES), True),
-        (array(b"\xcb" + bytes(8), QUICK_VALUES - 1), False),
+        (array(b"\xcc\x80", QUICK_VALUES), True),
+        (array(b"\xcc\x80", QUICK_VALUES - 1), False),
+        (array(b"\xc4\x10" + bytes(16), QUICK_VALUES // 2), True),
+        (array(b"\xc4\x10" + bytes(16), QUICK_VALUES // 2 - 1), False),
         (b"\xc6" + (MIB).to_bytes(4, "big") + bytes(MIB), False),
         (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER, 2) + b"1" * QUICK_NUMBER, 80), False),
         (array(b"\xc8" + struct.pack(">HB", QUICK_NUMBER + 1, 2) + b"1" * 1025, 80), True),

@@ -390,7 +390,7 @@ def test_what_does_not_fit_stays_pending_in_order(connect):
 def test_frames_are_cut_at_the_batch_size(connect):
     pair = connect()
     flow = pair.client.open_flow()
-    pair.send(CLIENT, flow, [ROW] * 1000)
+    pair.send(CLIENT, flow, [ROW] * 2 * BATCH_PACKETS)
     pair.send(CLIENT, flow, [{"a": bytes(10_000)}] * 20)
     found = [event.batch for event in pair.to_server() if isinstance(event, PacketsReceived)]
     assert max(each.packets for each in found) == BATCH_PACKETS

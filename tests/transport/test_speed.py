@@ -586,10 +586,12 @@ def test_others_have_their_turn_while_much_is_decoded(compiled):
 QUICK = [
     (b"\x81\xa1a\x01", 1),
     (b"\x81\xa1a\xc6" + MIB.to_bytes(4, "big") + bytes(MIB), 1),  # long, but copied at once
-    (b"\x80", QUICK_VALUES - 100),
+    (b"\x81\xa0\xcc\x80", QUICK_VALUES // 3 - 50),
+    (b"\x81\xa0\xc4\x20" + bytes(32), QUICK_VALUES // 6 - 50),
 ]
 SLOW = [
     (b"\x80", 2 * QUICK_VALUES),
+    (b"\x81\xa0\xc4\x20" + bytes(32), QUICK_VALUES // 3 - 50),  # more than 128 KiB
     (b"\x81\xa1a\xc6" + QUICK_COPY.to_bytes(4, "big") + bytes(QUICK_COPY), 1),
     (codec.encode_packet({"a": Decimal("1" * 2 * QUICK_NUMBER)}), 12),  # 24 KiB of them
     (b"\x81\xa1a" + b"\x91" * 300 + b"\x90", 60),  # for Python's codec, which looks first
