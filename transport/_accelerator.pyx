@@ -39,7 +39,6 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(object text)
     object PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
     object PyObject_GenericGetAttr(object where, object name)
-    object PyObject_CallOneArg(object function, object argument)
     void PyObject_GC_UnTrack(void* value)
     bint PyObject_GC_IsTracked(object value)
     int PY_VERSION_HEX
@@ -118,6 +117,13 @@ cdef object SAFETY = vars(uuid.UUID)["is_safe"]
 cdef Slots* NUMBER_SLOT = <Slots*>Py_TYPE(NUMBER)
 cdef Slots* SAFETY_SLOT = <Slots*>Py_TYPE(SAFETY)
 cdef object UTC = get_utc()
+# As Decimal does, which takes longer to look at its arguments. What signals is not for here.
+cdef object make_decimal = decimal.Context(
+    prec=decimal.MAX_PREC,
+    Emin=decimal.MIN_EMIN,
+    Emax=decimal.MAX_EMAX,
+    traps=list(decimal.Context().flags),
+).create_decimal
 cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
@@ -1073,8 +1079,7 @@ cdef object take_extension(Reader* reader, uint64_t size):
     if size > QUICK_NUMBER and reader.breaths <= QUICK and (tag == BIG_INTEGER or tag == DECIMAL):
         raise _Heavy
     if tag == DECIMAL and size <= <uint64_t>MOST_DIGITS:
-        text = PyUnicode_DecodeASCII(<const char*>at, <Py_ssize_t>size, NULL)
-        return PyObject_CallOneArg(Decimal, text)
+        return make_decimal(PyUnicode_DecodeASCII(<const char*>at, <Py_ssize_t>size, NULL))
     if tag == IDENTIFIER and size == 16:
         return make_identifier(at)
     if tag == MOMENT and (moment := make_moment(at, size)) is not None:
