@@ -17,7 +17,7 @@ Gate = list[Callable[[Any], Encoded]]
 """What the packets of a burst pass, each one place of it: emptied, it ends the burst at the packet
 that the source is at."""
 
-BURST: Final = 4 * BATCH_PACKETS
+BURST: Final = 2 * BATCH_PACKETS
 """Packets at the most: what is done for each burst takes as long as encoding a hundred."""
 
 BURST_BYTES: Final = 4 * BATCH_BYTES

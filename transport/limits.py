@@ -53,6 +53,10 @@ default, so that a sender goes on while its credit is on the way."""
 BATCH_PACKETS = 1024
 """Packets at which a sender closes a frame: beyond this, larger batches gain nothing."""
 
+PACKET_SHARE = 128
+"""Bytes of the largest packet that a peer takes, for each packet of a batch: so that packets of
+eight fields do not become more objects than GROWTH allows there."""
+
 LARGE = 16 * KIB
 """Bytes from which on copying a value costs more than handling it apart."""
 

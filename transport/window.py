@@ -15,7 +15,14 @@ from bisect import bisect_right
 from itertools import accumulate, repeat, starmap, takewhile
 
 from pyf.transport.errors import RemoteProtocolError
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, LARGE_BATCH_BYTES, MAX_WINDOW
+from pyf.transport.limits import (
+    BATCH_BYTES,
+    BATCH_PACKETS,
+    LARGE,
+    LARGE_BATCH_BYTES,
+    MAX_WINDOW,
+    PACKET_SHARE,
+)
 from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
 SPARE = 16
@@ -79,7 +86,7 @@ class SendWindow:
             # A few less than fit, if they are like those before: what is too much has to go back.
             spare = 0 if bulk else room // SPARE
             fitting = max(2, (room - spare) // max(1, self._typical or size))
-            count = min(waiting, BATCH_PACKETS, self.open_packets, fitting)
+            count = min(waiting, BATCH_PACKETS, largest // PACKET_SHARE, self.open_packets, fitting)
             if count > 1 and 2 * size <= room:
                 return self._take_many(pending, count, room, bulk=bulk)
         if size > largest or not self.fits(1, size):

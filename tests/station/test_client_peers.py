@@ -27,6 +27,7 @@ from pyf.transport import (
 )
 from pyf.transport.events import Event, FlowAbandoned, FlowEnded, FlowOpened, PacketsReceived
 from pyf.transport.frames import MAGIC, FrameType, encode_batch, encode_frame
+from pyf.transport.limits import BATCH_PACKETS
 from pyf.transport.payloads import encode_go_away, encode_result
 
 WAIT = 30.0
@@ -403,7 +404,7 @@ def test_a_fast_source_is_batched(answer, monkeypatch):
         peer.read_to_the_end()
 
     answer(script).send(numbers(20_000))
-    assert 20_000 / 512 < peers[0].data_frames < 20_000 / 10
+    assert 20_000 / BATCH_PACKETS < peers[0].data_frames < 20_000 / 10
 
 
 def test_a_slow_source_is_not(answer, monkeypatch):

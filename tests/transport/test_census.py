@@ -37,7 +37,15 @@ from pyf.transport.census import (
 )
 from pyf.transport.codec import BOUNDS, decode, decode_maps, unroll
 from pyf.transport.compiled import compiled
-from pyf.transport.limits import GROWTH, KIB, MAX_NESTING, MAX_NUMBER, MIB
+from pyf.transport.limits import (
+    BATCH_PACKETS,
+    GROWTH,
+    KIB,
+    MAX_NESTING,
+    MAX_NUMBER,
+    MIB,
+    PACKET_SHARE,
+)
 
 SMALL = Limits(max_packet=MIB)
 SMALL_BOUNDS = bounds(SMALL, "max_packet")
@@ -171,12 +179,14 @@ def test_what_is_taken_keeps_within_sixteen_times_the_limit(name):
     assert taken
 
 
-def test_a_batch_of_a_sender_of_ours_is_taken_with_the_least_limits():
-    """512 packets of eight fields pass, however low ``max_packet`` is."""
+@pytest.mark.parametrize("max_packet", [64 * KIB, 100 * KIB, 128 * KIB, MIB])
+def test_a_batch_of_a_sender_of_ours_is_taken_whatever_the_limits(max_packet):
+    """Packets of eight fields pass, as many as a frame to a peer of these limits has."""
     packet = {f"field{number}": number * 1000 for number in range(8)}
-    data = array(encode_packet(packet), 512)
-    allowed = bounds(Limits(max_packet=64 * KIB), "max_packet")
-    assert list(decode_packets(data, 512, allowed)) == [packet] * 512
+    count = min(BATCH_PACKETS, max_packet // PACKET_SHARE)
+    data = array(encode_packet(packet), count)
+    allowed = bounds(Limits(max_packet=max_packet), "max_packet")
+    assert list(decode_packets(data, count, allowed)) == [packet] * count
 
 
 def test_packets_of_a_large_batch_keep_their_order():

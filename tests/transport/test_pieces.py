@@ -134,3 +134,9 @@ def test_frames_are_full_again_one_behind_a_change_of_sizes(first, then):
     window.take(pending, 2**24)
     _, _, size = window.take(pending, 2**24)
     assert size > 0.8 * BATCH_BYTES
+
+
+@pytest.mark.parametrize(("largest", "count"), [(64 * KIB, 512), (128 * KIB, 1024), (2**24, 1024)])
+def test_a_peer_that_takes_small_packets_gets_fewer_in_a_frame(largest, count):
+    window = SendWindow(2**20, 2**30)
+    assert len(window.take(deque([b"123"] * 3000), largest)[0]) == count

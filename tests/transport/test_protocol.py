@@ -56,6 +56,7 @@ def test_the_numbers_are_those_of_the_code():
     for number in (limits.BATCH_BYTES, limits.LARGE_BATCH_BYTES, limits.LARGE):
         assert str(number) in section("5.3")
     assert str(limits.BATCH_PACKETS) in section("5.3")
+    assert f"every {limits.PACKET_SHARE} bytes" in section("4.3")
     assert f"more than {limits.MAX_SKIPPED} skipped" in section("2.3")
     assert f"7 to {limits.MAX_HELLO} |" in section("2.2")
     assert f"9 to {limits.MAX_CONTROL} |" in section("2.2")
