@@ -18,7 +18,7 @@ LATE: Final = 1.0
 blocked, for a time that is not the peer's to answer for."""
 
 _TEXTS: Final = {
-    "handshake_timeout": "no HELLO within {limit:g} s",
+    "handshake_timeout": "the {peer} sent no HELLO within {limit:g} s",
     "frame_timeout": "a frame was not complete within {limit:g} s",
     "write_timeout": "nothing of what the {peer} is to read could be written for {limit:g} s",
     "idle_timeout": "no flow was open for {limit:g} s",

@@ -226,7 +226,7 @@ def test_a_server_that_says_no_hello_is_given_up(make):
     pair.pass_time(5.0)
     error = failure(pair.link)
     assert (error.option, error.limit) == ("handshake_timeout", 5.0)
-    assert "no HELLO within 5 s (Limits.handshake_timeout)" in str(error)
+    assert "the server sent no HELLO within 5 s (Limits.handshake_timeout)" in str(error)
 
 
 def test_a_frame_that_does_not_end_is_not_waited_for(make):

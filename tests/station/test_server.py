@@ -1009,7 +1009,7 @@ def test_a_client_that_says_nothing_is_told_and_closed(peer, hand_reactor):
     client.machine.data_to_send()
     (away,) = client.of(GoAwayReceived)
     assert away.code == "handshake_timeout"
-    assert "no HELLO within 3 s (Limits.handshake_timeout)" in away.message
+    assert "the client sent no HELLO within 3 s (Limits.handshake_timeout)" in away.message
 
 
 def test_a_client_that_has_said_hello_may_take_its_time(peer, hand_reactor):

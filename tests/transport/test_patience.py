@@ -69,7 +69,7 @@ def test_what_is_overdue_is_told_in_words_and_numbers():
     assert overdue is not None
     assert overdue.code == overdue.option == "handshake_timeout"
     assert overdue.limit == 5.0
-    assert overdue.text == "no HELLO within 5 s (Limits.handshake_timeout)"
+    assert overdue.text == "the client sent no HELLO within 5 s (Limits.handshake_timeout)"
 
 
 def test_with_the_hello_the_handshake_is_over():
