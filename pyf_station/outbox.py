@@ -17,8 +17,8 @@ MOST: Final = BATCH_BYTES
 """Bytes of messages that a handler may say before it waits for them to leave: a thousand small
 ones, since a change of threads costs as much as a hundred."""
 
-MOST_LARGE: Final = LARGE_BATCH_BYTES
-"""The same for large ones: a frame of them."""
+MOST_LARGE: Final = LARGE_BATCH_BYTES // 4
+"""The same for large ones: a thousand handlers have as many of them waiting."""
 
 
 class Outbox(Intake):

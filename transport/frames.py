@@ -77,7 +77,7 @@ BATCH = Struct(">QBI")
 ARRAY32 = 0xDD
 REACH = 7
 """How many times what has come of a large frame memory is made for what is still to come."""
-SPARES = 8
+SPARES = 2
 """Buffers that are kept from large frames for the next ones, until a small frame comes."""
 SPARE = HEADER.size + BATCH.size + LARGE_BATCH_BYTES
 """Bytes of the largest of them."""
@@ -260,18 +260,17 @@ class FrameParser:
     def get_buffer(self) -> memoryview | None:
         """Return where the rest of a large frame is to be read to; None where it is not worth it.
 
-        So it is not copied. It has room for what is missing, and for no more than REACH times what
-        has come: a peer has to send something for the memory that it takes.
+        So it is not copied. Memory that is new is for no more than REACH times what has come: a
+        peer has to send something for what it takes.
         """
         if self._buffer is None:
             if self._needed < LARGE:
                 return None
             come, missing = self._size, self._needed - self._size
-            if not LARGE <= missing <= REACH * come:
+            if missing < LARGE or (room := self._room(self._needed, come)) is None:
                 return None
-            start = b"".join(self._cut(come))
-            self._buffer = self._room(self._needed)
-            self._buffer[:come] = start
+            room[:come] = b"".join(self._cut(come))
+            self._buffer = room
             self._size = come
         return memoryview(self._buffer)[self._size : self._needed]
 
@@ -330,13 +329,19 @@ class FrameParser:
             self._advance(end)
         return Frame(number if kind is None else kind, flow, payload)
 
-    def _room(self, size: int) -> bytearray:
-        """Return a buffer for *size* bytes: one of those before, if nobody looks at it any more."""
+    def _room(self, size: int, come: int) -> bytearray | None:
+        """Return a buffer for *size* bytes, of which some have *come*.
+
+        One of those before, if nobody looks at it any more; None where too few have come for a new
+        one.
+        """
         for spare in self._spares:
             if len(spare) >= size:
                 with suppress(BufferError):  # One that is looked at refuses to change its size.
                     spare.append(spare.pop())
                     return spare
+        if size - come > REACH * come:
+            return None
         room = bytearray(size + -size % STEP)
         if size <= SPARE:
             self._spares.append(room)

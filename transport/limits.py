@@ -42,11 +42,11 @@ MAX_NAME = 200
 BATCH_BYTES = 64 * KIB
 """Packet bytes at which a sender closes a frame, so that flows on one connection take turns."""
 
-LARGE_BATCH_BYTES = 528 * KIB
-"""The same for packets of LARGE values and little else: a frame for every eight packets of 64 KiB,
-since what is done for each frame takes as long as copying a hundred KiB."""
+LARGE_BATCH_BYTES = 2112 * KIB
+"""The same for packets of LARGE values and little else: a frame for every 32 packets of 64 KiB,
+since what is done for each frame takes as long as copying a MiB."""
 
-TURN_BYTES = 3 * LARGE_BATCH_BYTES
+TURN_BYTES = LARGE_BATCH_BYTES
 """Packet bytes that a fast source is asked for at once: half of the window that there is by
 default, so that a sender goes on while its credit is on the way."""
 

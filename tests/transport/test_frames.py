@@ -12,6 +12,7 @@ from pyf.transport import Limits, RemoteProtocolError, encode_packet
 from pyf.transport.frames import (
     BATCH,
     HEADER,
+    REACH,
     RESULT,
     SPARE,
     Frame,
@@ -177,6 +178,27 @@ def test_a_buffer_that_is_too_small_is_left_to_the_next_frame_that_fits():
     assert larger is not small
     assert large_frame(reader, b"s").payload.obj is small
     assert large_frame(reader, b"l", 10 * LARGE).payload.obj is larger
+
+
+def test_new_memory_is_for_what_has_come_and_a_buffer_of_before_for_any_frame_that_fits():
+    """A peer has to send something for the memory that it takes, once."""
+    reader = parser()
+    size = 2 * (REACH + 1) * LARGE
+    start = HEADER.pack(size, FrameType.DATA, 1) + bytes(LARGE)
+    reader.receive_data(start)
+    assert reader.next_frame() is None
+    assert reader.get_buffer() is None
+    reader.receive_data(bytes(LARGE))
+    rest = reader.get_buffer()
+    assert rest is not None
+    assert reader.buffer_updated(len(rest))
+    del rest
+    used = reader.next_frame().payload.obj
+    reader.receive_data(start)
+    assert reader.next_frame() is None
+    again = reader.get_buffer()
+    assert again is not None
+    assert again.obj is used
 
 
 def test_buffers_are_let_go_as_a_small_frame_comes():
