@@ -13,12 +13,12 @@ from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
 from pyf.transport.pieces import Encoded
 from pyf.transport.speed import Intake
 
-MOST: Final = BATCH_BYTES
-"""Bytes of messages that a handler may say before it waits for them to leave: a thousand small
-ones, since a change of threads costs as much as a hundred."""
+MOST: Final = 2 * BATCH_BYTES
+"""Bytes of messages that a handler may say before it waits for them to leave: thousands of small
+ones, since a change of threads costs as much as hundreds."""
 
 MOST_LARGE: Final = LARGE_BATCH_BYTES // 4
-"""The same for large ones: a thousand handlers have as many of them waiting."""
+"""The same for large ones: less than a frame of them, since each of many handlers has as many."""
 
 
 class Outbox(Intake):

@@ -25,7 +25,7 @@ from pyf.transport.limits import (
 )
 from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
-SPARE = 16
+SLACK = 16
 """The part of a frame, one in so many, that is left for packets larger than those before."""
 
 
@@ -84,8 +84,8 @@ class SendWindow:
             bulk = size >= LARGE and is_bulk(pending[0])
             room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
             # A few less than fit, if they are like those before: what is too much has to go back.
-            spare = 0 if bulk else room // SPARE
-            fitting = max(2, (room - spare) // max(1, self._typical or size))
+            slack = 0 if bulk else room // SLACK
+            fitting = max(2, (room - slack) // max(1, self._typical or size))
             count = min(waiting, BATCH_PACKETS, largest // PACKET_SHARE, self.open_packets, fitting)
             if count > 1 and 2 * size <= room:
                 return self._take_many(pending, count, room, bulk=bulk)
