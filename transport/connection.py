@@ -228,6 +228,11 @@ class Connection(Continuation):
         return bool(self._parser.pending)
 
     @property
+    def received_of_frame(self) -> int:
+        """How many bytes have come of a frame whose rest has not."""
+        return self._parser.pending
+
+    @property
     def frames_received(self) -> int:
         """How many whole frames have come."""
         return self._parser.frames

@@ -133,7 +133,7 @@ class Limits:
     """From the established connection to the peer's HELLO."""
 
     frame_timeout: float = 30.0
-    """From the first byte of a frame to its last: 16 MiB at 4.5 Mbit/s."""
+    """From the first byte of a frame to its last, or to 512 KiB more of it: 140 kbit/s."""
 
     idle_timeout: float = 300.0
     """How long a connection may have no open flow: it costs the server one of its clients."""

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from pyf.transport.connection import Connection
-from pyf.transport.limits import LONGEST_WAIT
+from pyf.transport.limits import KIB, LONGEST_WAIT
 from pyf.transport.liveness import Liveness, Verdict
 
 LATE: Final = 1.0
 """Seconds by which a look may be late. With more, this process was suspended, or its thread
 blocked, for a time that is not the peer's to answer for."""
+
+PROGRESS: Final = 512 * KIB
+"""Bytes of a frame that begin its time anew: so a large one may come as slowly as a small one."""
 
 _TEXTS: Final = {
     "handshake_timeout": "the {peer} sent no HELLO within {limit:g} s",
@@ -56,6 +59,8 @@ class Patience:
         # Since when each limit counts, by its name; one that doesn't is absent.
         self._since: dict[str, float] = {"handshake_timeout": now}
         self._frames = 0
+        # What had come of a frame when its time began to count.
+        self._come = 0
         self._written: Any = None
         self._plan(now)
 
@@ -77,10 +82,13 @@ class Patience:
         machine = self._machine
         if self._liveness is not None:
             self._liveness.received(now)
-        if not machine.mid_frame:
+        come = machine.received_of_frame
+        if not come:
             self._since.pop("frame_timeout", None)
-        elif machine.frames_received != self._frames:
+            self._come = 0
+        elif machine.frames_received != self._frames or come - self._come >= PROGRESS:
             self._since["frame_timeout"] = now
+            self._come = come
         else:
             self._since.setdefault("frame_timeout", now)
         self._frames = machine.frames_received

@@ -3,8 +3,9 @@
 import pytest
 
 from pyf.transport import Connection, Limits, Role
+from pyf.transport.frames import HEADER, FrameType
 from pyf.transport.limits import LONGEST_WAIT
-from pyf.transport.patience import LATE, Patience
+from pyf.transport.patience import LATE, PROGRESS, Patience
 
 LIMITS = Limits(
     handshake_timeout=5, frame_timeout=30, idle_timeout=300, write_timeout=40, ping_interval=1000
@@ -103,6 +104,29 @@ def test_a_frame_counts_from_its_own_beginning():
     assert waiting.overdue(29) is None
     waiting.receive(data[-10:-5])
     assert waiting.overdue(1) == "frame_timeout"
+
+
+def test_a_large_frame_has_as_much_time_for_each_part_of_it():
+    """So a slow network may carry it, and a peer that sends next to nothing may not."""
+    waiting = Waiting()
+    waiting.greet()
+    frame = HEADER.pack(3 * PROGRESS, FrameType.DATA, 1)
+    waiting.machine.receive_data(frame)
+    for _ in range(2):  # the second frame has no more time for what the first has had
+        waiting.receive(bytes(9))
+        assert waiting.overdue(20) is None
+        waiting.receive(bytes(PROGRESS))
+        assert waiting.overdue(20) is None
+        waiting.receive(bytes(PROGRESS))
+        assert waiting.overdue(29) is None
+        waiting.machine._parser.receive_data(bytes(PROGRESS - 9))
+        waiting.machine._parser.next_frame()
+        waiting.patience.received(waiting.now)
+        waiting.machine.receive_data(frame)
+    waiting.receive(bytes(9))
+    assert waiting.overdue(20) is None
+    waiting.receive(bytes(PROGRESS - 20))
+    assert waiting.overdue(10) == "frame_timeout"
 
 
 def test_a_frame_that_is_whole_is_not_waited_for():
