@@ -193,7 +193,9 @@ def test_new_memory_is_for_what_has_come_and_a_buffer_of_before_for_any_frame_th
     assert rest is not None
     assert reader.buffer_updated(len(rest))
     del rest
-    used = reader.next_frame().payload.obj
+    frame: Any = reader.next_frame()
+    used = frame.payload.obj
+    del frame
     reader.receive_data(start)
     assert reader.next_frame() is None
     again = reader.get_buffer()
