@@ -228,11 +228,12 @@ class Session:
     def flush(self) -> None:
         """Send what may be sent: messages under credit, and the result behind them."""
         self._woken = False
+        # In this order: a result that comes meanwhile wakes again, and leaves behind its return.
+        answer, outbox, pending = self._result, self.outbox, self.outbox.pending
         if self.frees:
             self.on_return(self)
         if self._closed:
             return
-        outbox, pending = self.outbox, self.outbox.pending
         silent = not pending
         sent = 0 if silent else self.carrier.send_messages(self.flow_id, pending)
         with self._lock:
@@ -242,7 +243,7 @@ class Session:
                 if self._ticking is None and (self._paced or pending):
                     outbox.resting = False
                     self._ticking = self.carrier.call_later(TICK, self._tick)
-            result = self._result if not pending else None
+            result = answer if not pending else None
             self._closed = result is not None
             # What is left waits for credit, unless it has come since.
             late = self._ticking is None and not outbox.rest() and silent
@@ -440,7 +441,7 @@ class Session:
         with self._lock:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
-            self._result, self.frees = (self.consumed, decode(data, self._bounds)), self.returned
+            self.frees, self._result = self.returned, (self.consumed, decode(data, self._bounds))
             self.outbox.close()
         self._wake()
         if not self.whole:

@@ -88,6 +88,30 @@ def test_a_failure_after_the_result_has_left_counts_for_nothing(session, carrier
     assert (state.ending, len(carrier.results)) == (None, 1)
 
 
+def test_a_result_that_comes_while_messages_leave_frees_its_place_before_it_leaves(
+    monkeypatch, session, carrier
+):
+    """A client that calls again at once is not to find the place taken."""
+    state = session(SimpleQueue())
+    left_before = []
+    state.on_return = lambda _: left_before.append(len(carrier.results))
+    send_messages = carrier.send_messages
+
+    def send_and_succeed(flow_id, pending):
+        monkeypatch.undo()
+        count = send_messages(flow_id, pending)
+        state.returned = True
+        state.succeed(1)
+        return count
+
+    monkeypatch.setattr(carrier, "send_messages", send_and_succeed)
+    state.outbox.add({})
+    carrier.turn()
+    carrier.turn()
+    assert left_before[0] == 0
+    assert len(carrier.results) == 1
+
+
 def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
     carrier.credit = 0
     state = session(SimpleQueue())
