@@ -225,7 +225,7 @@ class Connection(Continuation):
     @property
     def mid_frame(self) -> bool:
         """Whether part of a frame has come, and the rest has not."""
-        return bool(self._parser.pending)
+        return bool(self.received_of_frame)
 
     @property
     def received_of_frame(self) -> int:

@@ -22,7 +22,7 @@ PROGRESS: Final = 512 * KIB
 
 _TEXTS: Final = {
     "handshake_timeout": "the {peer} sent no HELLO within {limit:g} s",
-    "frame_timeout": "a frame was not complete within {limit:g} s",
+    "frame_timeout": "neither the rest of a frame nor 512 KiB of it came within {limit:g} s",
     "write_timeout": "nothing of what the {peer} is to read could be written for {limit:g} s",
     "idle_timeout": "no flow was open for {limit:g} s",
 }

@@ -237,7 +237,8 @@ def test_a_frame_that_does_not_end_ends_the_connection(peer, logged):
     assert not client.transport.half_closed
     passes(client, 0.5)
     assert said(client) == (
-        "frame_timeout: a frame was not complete within 30 s (Limits.frame_timeout)"
+        "frame_timeout: neither the rest of a frame nor 512 KiB of it came within 30 s"
+        " (Limits.frame_timeout)"
     )
     assert "(Limits.frame_timeout), before the flow" in str(handler.error)
     assert len(logged) == 1
