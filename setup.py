@@ -41,6 +41,6 @@ setup(
     ext_modules=[
         # Where there is no compiler, the same is done in Python.
         Extension(f"pyf.transport.{name}", [f"transport/{name}.pyx"], optional=True)
-        for name in ("_accelerator", "_census")
+        for name in ("_accelerator", "_census", "_fastpath")
     ],
 )

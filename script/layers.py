@@ -126,6 +126,7 @@ ROOMS = (
             "pyf.transport.connection",
             "pyf.transport.continuation",
             "pyf.transport.machine",
+            "pyf.transport.fastpath",
         ),
     ),
     Room(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyf.transport import census, frames, payloads, speed
+from pyf.transport import census, fastpath, frames, payloads, speed
 from pyf.transport.continuation import Continuation
 from pyf.transport.errors import (
     LocalProtocolError,
@@ -264,6 +264,8 @@ class Connection(Continuation):
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed; raises RemoteProtocolError."""
+        if (batch := fastpath.receive_batch(self)) is not None:
+            return batch
         while self.state is not ConnectionState.CLOSED:
             try:
                 frame = self._parser.next_frame()

@@ -1,0 +1,223 @@
+"""The ordinary batch in one step: what it does is what the machine does, step by step."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyf.transport import Connection, Limits, Role, StationError, encode_packet, fastpath
+from pyf.transport.budget import SMALL
+from pyf.transport.compiled import compiled
+from pyf.transport.frames import BATCH, HEADER, FrameType, encode_batch, encode_frame
+from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
+from pyf.transport.pieces import encode_pieces
+
+LEAST = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
+FIELD = encode_packet({"a": 1})
+ORDINARY = pytest.mark.skipif(compiled("_fastpath") is None, reason="nothing is compiled here")
+SIZES = (0, SMALL, LARGE, INITIAL_BYTES // 2, INITIAL_BYTES, 2 * INITIAL_BYTES)
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """
+    No batch is ordinary.
+    """
+    with (
+        patch.object(fastpath, "receive_batch", lambda _: None),
+        patch.object(fastpath, "send_packet", lambda *_: 0),
+    ):
+        yield
+
+
+def pair(limits: Limits = LEAST, *, strangers: bool = False, resume: bool = False) -> Any:
+    """
+    Return client and server, which know each other, and their flow.
+    """
+    client = Connection(Role.CLIENT, limits, lambda: 0.0)
+    server = Connection(Role.SERVER, limits, lambda: 0.0, strangers=strangers)
+    flow = client.open_flow({"h": 1}, resume=INITIAL_BYTES if resume else None)
+    receive(server, b"".join(client.data_to_send()))
+    receive(client, b"".join(server.data_to_send()))
+    return client, server, flow
+
+
+def receive(machine: Connection, *pieces: bytes) -> list[Any]:
+    """
+    Return the events of *pieces*, and the error that ends them.
+    """
+    told: list[Any] = []
+    try:
+        for piece in pieces:
+            machine.receive_data(piece)
+            while (event := machine.next_event()) is not None:
+                told.append(event)
+    except StationError as error:
+        told.append((type(error), str(error), vars(error)))
+    return told
+
+
+def send(machine: Connection, flow: int, pending: deque[Any]) -> Any:
+    """
+    Return how many packets of *pending* were sent, or the error.
+    """
+    try:
+        return machine.send_packets(flow, pending)
+    except StationError as error:
+        return type(error), str(error), vars(error)
+
+
+def known(machine: Connection) -> Any:
+    """
+    Return all that a batch may change.
+    """
+    parser, budget = machine._parser, machine._budget
+    assert budget is not None
+    flows = [
+        (
+            *(each.state, each.send.sent_packets, each.send.sent_bytes),
+            *(each.receive.received_packets, each.receive.unread_bytes),
+            each.kept and list(each.kept.batches()),
+        )
+        for each in machine._flows.values()
+    ]
+    pending = parser._needed, parser._size, b"".join(bytes(part) for part in parser._chunks)
+    return machine.state, flows, pending, parser.frames, budget._left
+
+
+def batch(count: int = 1, *, first: int = 0, flow: int = 1, body: bytes = FIELD) -> bytes:
+    kind = FrameType.DATA
+    return b"".join(encode_batch(kind, flow, first, count, *[body] * (count or 1)))
+
+
+FRAMES = st.one_of(
+    st.builds(
+        batch,
+        st.sampled_from([1, 1, 1, 2, 50, 0, INITIAL_PACKETS]),
+        first=st.sampled_from([0, 1, 2, 3]),
+        flow=st.sampled_from([1, 1, 1, 2, 0]),
+        body=st.sampled_from([FIELD, encode_packet({"a": bytes(99)})]),
+    ),
+    st.sampled_from(
+        [
+            batch(body=encode_packet({"a": bytes(INITIAL_BYTES)})),
+            b"".join(encode_frame(FrameType.DATA, 1, BATCH.pack(0, 0xDC, 1), FIELD)),
+            b"".join(encode_frame(FrameType.DATA, 1, BATCH.pack(0, 0xDD, 99), FIELD)),
+            b"".join(encode_batch(FrameType.MESSAGE, 1, 0, 1, FIELD)),
+            b"".join(encode_frame(FrameType.PING, 0, bytes(8))),
+            b"".join(encode_frame(FrameType.CANCEL, 1)),
+            HEADER.pack(0, FrameType.DATA, 1),
+            HEADER.pack(1 << 31, FrameType.DATA, 1) + bytes(99),
+        ]
+    ),
+)
+
+
+@given(
+    st.lists(FRAMES, max_size=8),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.integers(1, 300), max_size=12),
+)
+def test_what_comes_is_told_and_counted_alike(frames, ordered, strangers, cuts):
+    """
+    Whatever comes, in whatever pieces: events, errors, answers, counts and what is left.
+    """
+    if ordered:
+        frames = [batch(first=number) for number in range(len(frames))]
+    data = b"".join(frames)
+    pieces = []
+    for cut in cuts:
+        pieces.append(data[:cut])
+        data = data[cut:]
+    pieces.append(data)
+
+    def taken() -> Any:
+        _, server, _ = pair(strangers=strangers)
+        told = receive(server, *pieces)
+        return told, b"".join(server.data_to_send()), known(server)
+
+    quickly = taken()
+    with step_by_step():
+        assert taken() == quickly
+
+
+@given(
+    st.sampled_from(Role),
+    st.lists(st.tuples(st.sampled_from(SIZES), st.booleans()), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_leaves_is_the_same(role, sizes, resume, ended):
+    """
+    Whatever is sent, packet by packet: bytes, counts, errors, and what stays.
+    """
+
+    def sent() -> Any:
+        client, server, flow = pair(resume=resume)
+        machine = client if role is Role.CLIENT else server
+        if ended:
+            client.end(flow)
+            receive(server, b"".join(client.data_to_send()))
+        results: list[Any] = []
+        pending: deque[Any] = deque()
+        for size, in_pieces in sizes:
+            encode = encode_pieces if in_pieces else encode_packet
+            pending.append(encode({"a": bytes(size)}))
+            results.append(send(machine, flow, pending))
+            results.append(b"".join(machine.data_to_send()))
+        return results, [len(packet) for packet in pending], known(machine)
+
+    quickly = sent()
+    with step_by_step():
+        assert sent() == quickly
+
+
+@ORDINARY
+def test_an_ordinary_batch_is_taken_in_one_step():
+    _, server, flow = pair()
+    server.receive_data(batch(2) + batch(first=2))
+    assert [fastpath.receive_batch(server) is None for _ in range(3)] == [False, False, True]
+    assert server._flows[flow].receive.received_packets == 3
+
+
+@ORDINARY
+def test_a_spent_budget_is_left_to_the_machine():
+    """
+    It alone knows when there is more of it.
+    """
+    _, server, _ = pair()
+    assert server._budget is not None
+    server._budget._left["small batch"] = 1
+    server.receive_data(batch() + batch(first=1))
+    assert fastpath.receive_batch(server) is not None
+    assert fastpath.receive_batch(server) is None
+    with pytest.raises(StationError, match="too many small batch frames"):
+        server.next_event()
+
+
+@ORDINARY
+def test_a_small_packet_leaves_in_one_buffer():
+    client, _, flow = pair()
+    assert client.send_packets(flow, deque([FIELD])) == 1
+    assert client.data_to_send() == [batch()]
+
+
+@ORDINARY
+@pytest.mark.parametrize("chunk", [bytearray(batch()), batch()[:-1]], ids=["grown", "cut"])
+def test_what_is_not_there_as_it_was_sent_is_left_to_the_machine(chunk):
+    _, server, _ = pair()
+    server.receive_data(chunk)
+    assert fastpath.receive_batch(server) is None
+
+
+def test_before_its_hello_a_peer_sends_nothing_ordinary():
+    server = Connection(Role.SERVER, LEAST)
+    server.receive_data(batch())
+    with pytest.raises(StationError, match="does not speak this protocol"):
+        server.next_event()
