@@ -1,7 +1,7 @@
 """The ordinary batch in one step: what it does is what the machine does, step by step."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -24,7 +24,7 @@ SIZES = (0, SMALL, LARGE, INITIAL_BYTES // 2, INITIAL_BYTES, 2 * INITIAL_BYTES)
 
 
 @contextmanager
-def step_by_step() -> Iterator[None]:
+def step_by_step() -> Generator[None]:
     """
     No batch is ordinary.
     """
