@@ -84,6 +84,8 @@ class StationProtocol(Protocol):
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
         self._turns = Turns(self.clock, self.call_later, self._work, lambda: self.transport)
+        # Whether no flow was open when that was noted last.
+        self._idle = True
         self._draining = False
         self._leaving = False
         self._secured = False
@@ -312,13 +314,15 @@ class StationProtocol(Protocol):
         self.flush()
         if self._watch is not None and self._watch.unread > MAX_REPLIES:
             self._drown()
-        self._settle()
+        if self._machine.idle is not self._idle:
+            self._settle()
         return self._leaving or event is None
 
     def _hello(self, event: HelloReceived) -> None:
         self.max_packet = event.max_packet
         if self._watch is not None:
             self._watch.greeted(event.min_ping_interval)
+            self._watch.changed()
 
     def _opened(self, event: FlowOpened) -> None:
         if self._only_resumes:
@@ -463,6 +467,7 @@ class StationProtocol(Protocol):
 
     def _settle(self) -> None:
         """Note what has changed; close where that was awaited."""
+        self._idle = self._machine.idle
         if self._watch is not None:
             self._watch.changed()
         if self._draining and self._machine.idle and not self._leaving:

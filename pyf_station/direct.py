@@ -32,6 +32,8 @@ class Direct:
         self._is_tcp = isinstance(transport, Connection)
         if self._is_tcp:
             self._receive = transport.doRead
+            # Whether the last read left a buffer of the protocol's to be filled.
+            self._in_place = False
             # Reactors look it up for each event.
             transport.doRead = self._do_read
 
@@ -49,12 +51,13 @@ class Direct:
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
     def _do_read(self) -> object:
+        # What has come whole leaves nothing to read in place.
+        if not self._in_place and (ended := self._receive()):
+            return ended
         buffer = self._protocol.get_buffer()
+        self._in_place = buffer is not None
         if buffer is None:
-            ended = self._receive()
-            buffer = None if ended else self._protocol.get_buffer()
-            if buffer is None:
-                return ended
+            return None
         try:
             size = self._transport.socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):

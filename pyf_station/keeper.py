@@ -318,8 +318,10 @@ class KeptLink:
         elif self._wire.failure and self._broken is None:
             self._broken = self._lost(self._wire.failure)
         patience = self._patience
-        if self._wire.unsent is not patience.is_stuck:
-            patience.stuck(now) if self._wire.unsent else patience.unstuck()
+        if self._wire.unsent:
+            patience.stuck(now)
+        elif patience.is_stuck:
+            patience.unstuck()
         if now >= patience.due:
             self._look(now)
 

@@ -34,6 +34,7 @@ class Outbox(Intake):
     space: int
 
     __slots__ = (
+        "_blocked",
         "_changed",
         "_check",
         "_most",
@@ -60,6 +61,8 @@ class Outbox(Intake):
         self.shut: bool = False
         """Whether no more messages are taken."""
         self._changed = threading.Condition(self.lock)
+        # Threads that wait.
+        self._blocked = 0
         self._waiters: list[Deferred[None]] = []
         self._wake = wake
         self._check = check
@@ -98,7 +101,11 @@ class Outbox(Intake):
         """Block until there is room, or never will be. Not for the reactor's thread."""
         self._wake()
         with self._changed:
-            self._changed.wait_for(lambda: not self.full)
+            self._blocked += 1
+            try:
+                self._changed.wait_for(lambda: not self.full)
+            finally:
+                self._blocked -= 1
 
     def room(self) -> Deferred[None]:
         """Return what fires once there is room, or never will be. For the reactor alone."""
@@ -120,10 +127,17 @@ class Outbox(Intake):
     def count(self) -> None:
         """Count what is left, under the lock: something has been taken."""
         if not self.shut:
-            # A copy, which is made in one step: threads add messages meanwhile.
-            left = self.pending.copy()
-            self.space = self._most - sum(map(len, left)) - EACH * len(left)
-        self._changed.notify_all()
+            self.space = self._most - (self._left() if self.pending else 0)
+        self._tell()
+
+    def _left(self) -> int:
+        # A copy, which is made in one step: threads add messages meanwhile.
+        left = self.pending.copy()
+        return sum(map(len, left)) + EACH * len(left)
+
+    def _tell(self) -> None:
+        if self._blocked:
+            self._changed.notify_all()
 
     def rest(self) -> bool:
         """Have the next message wake, under the lock, unless there is one; return whether so."""
@@ -137,7 +151,7 @@ class Outbox(Intake):
         """Take no more messages, under the lock. Callable from any thread."""
         self.shut = self.resting = True
         self.space = -1
-        self._changed.notify_all()
+        self._tell()
 
     def wake_waiters(self) -> None:
         """Let coroutines go on, if there is room now."""

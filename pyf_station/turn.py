@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
-
-from twisted.python import threadable
+from threading import get_ident
 
 Call = Callable[[], object]
-
-_in_reactor: Final[Callable[[], bool]] = threadable.isInIOThread
 
 
 class Turn:
@@ -20,22 +16,23 @@ class Turn:
 
     def __init__(self, later: Callable[[Call], object]) -> None:
         self._later = later
-        self._under_way = False
+        # The thread in which it is under way.
+        self._thread: int | None = None
         self._calls: list[Call] = []
 
     def call(self, function: Call) -> None:
         """Have *function* called soon, in the reactor's thread. Callable from any thread."""
-        if self._under_way and _in_reactor():
+        if self._thread == get_ident():
             self._calls.append(function)
         else:
             self._later(function)
 
     def __enter__(self) -> None:
-        self._under_way = True
+        self._thread = get_ident()
 
     def __exit__(self, *_: object) -> None:
         # What the calls ask for is for another turn: others want to have theirs, too.
-        self._under_way = False
+        self._thread = None
         calls, self._calls = self._calls, []
         for call in calls:
             call()

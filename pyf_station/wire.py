@@ -190,32 +190,30 @@ class Wire:
         self._heard = False
         self.writes: int = 0
         """How often the system has taken something: as long as that grows, bytes leave."""
-        self._unsent: list[bytes | memoryview] = []
+        self.unsent: list[bytes | memoryview] = []
+        """What the system has not taken yet."""
         self._written: list[int] = []
         self._send = sock.sendmsg
         self._can_read = lookout(sock)
         self._await = lookout(sock)
-
-    @property
-    def unsent(self) -> bool:
-        """Whether there is something that the system has not taken yet."""
-        return bool(self._unsent)
+        # Whether something had come as it was last waited for, and was not read since.
+        self._ready = False
 
     def write(self, produce: Callable[[], list[bytes]]) -> None:
         """Write what *produce* returns, behind what is unsent, as far as the system takes it.
 
         Raises nothing: after a failure, what comes is dropped.
         """
-        self._unsent += produce()
-        if not self._unsent:
+        self.unsent += produce()
+        if not self.unsent:
             return
         if self._written:
             self._drop_written()
-        while self._unsent and not self.failure:
+        while self.unsent and not self.failure:
             try:
                 # In C, where no signal handler can raise between the write and the note of it:
                 # bytes are neither lost nor sent twice.
-                self._written.extend(map(self._send, (self._unsent[:MAX_BUFFERS],)))
+                self._written.extend(map(self._send, (self.unsent[:MAX_BUFFERS],)))
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -223,22 +221,22 @@ class Wire:
             else:
                 self._drop_written()
         if self.failure:
-            self._unsent = []
+            self.unsent = []
 
     def _drop_written(self) -> None:
         self.writes += 1
         written = sum(self._written)
-        if written == sum(map(len, self._unsent)):
-            self._unsent, self._written = [], []
+        if written == sum(map(len, self.unsent)):
+            self.unsent, self._written = [], []
             return
         done = 0
-        while done < len(self._unsent) and written >= len(self._unsent[done]):
-            written -= len(self._unsent[done])
+        while done < len(self.unsent) and written >= len(self.unsent[done]):
+            written -= len(self.unsent[done])
             done += 1
-        rest = self._unsent[done:]
+        rest = self.unsent[done:]
         if written:
             rest[0] = memoryview(rest[0])[written:]
-        self._unsent, self._written = rest, []
+        self.unsent, self._written = rest, []
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has, b"" where nothing will; raises nothing."""
@@ -251,8 +249,9 @@ class Wire:
     def _received(self, receive: Callable[[A], T], argument: A, nothing: T) -> T | None:
         if self.ending:
             return nothing
-        if not self._can_read(0, False):
+        if not (self._ready or self._can_read(0, False)):
             return None
+        self._ready = False
         try:
             got = receive(argument)
         except (BlockingIOError, InterruptedError):
@@ -273,11 +272,11 @@ class Wire:
 
         Another one may read or write meanwhile.
         """
-        self._await(seconds, self.unsent)
+        self._ready = self._await(seconds, bool(self.unsent))
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
         try:
             if selector.get_key(self.socket).events != events:
                 selector.modify(self.socket, events)
@@ -292,7 +291,7 @@ class Wire:
     def give_up(self, reason: str) -> None:
         """Take and give nothing more; tell the peer by a close, behind what the system has."""
         self.failure = self.failure or reason
-        self._unsent = []
+        self.unsent = []
         with suppress(OSError):  # It has gone already.
             self.socket.shutdown(socket.SHUT_WR)
 

@@ -27,6 +27,7 @@ import datetime
 import decimal
 import uuid
 from collections import deque
+from itertools import repeat
 
 from pyf.transport import codec, intake, limits, packet as packets, pieces
 
@@ -124,6 +125,7 @@ cdef object make_decimal = decimal.Context(
     Emax=decimal.MAX_EMAX,
     traps=list(decimal.Context().flags),
 ).create_decimal
+cdef object take_last = list.pop
 cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
@@ -782,10 +784,15 @@ cdef class _Given:
 
 def unroll(maps):
     """Return iterators of Packets and of how many are left; see ``pyf.transport.codec.unroll``."""
-    if type(maps) is not Nested:
-        return codec.unroll(maps)
-    given = _Given(maps)
-    return given, given
+    if type(maps) is Nested:
+        given = _Given(maps)
+        return given, given
+    if maps and type(maps[0]) is Packet:
+        made = iter(maps)
+        return made, made
+    maps.reverse()
+    left = repeat(maps, len(maps))
+    return left, map(Packet, map(take_last, left))
 
 
 cdef inline void forget(object container) noexcept:

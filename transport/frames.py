@@ -286,10 +286,10 @@ class FrameParser:
         """Store *data*."""
         if self._buffer is not None:
             data = self._fill(data)
-        chunks = self._chunks
         self._size += len(data)
-        if len(data) >= LARGE or (data and not chunks):
-            chunks.append(data)
+        if not self._chunks or len(data) >= LARGE:
+            if data:
+                self._chunks.append(data)
         elif data:
             # A byte that comes alone must not cost an object of its own.
             self._growing().extend(data)

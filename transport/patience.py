@@ -52,6 +52,8 @@ class Patience:
     def __init__(self, machine: Connection, progress: Callable[[], Any], now: float) -> None:
         self.due: float = now
         """When to look again. Earlier is harmless."""
+        self.is_stuck: bool = False
+        """Whether what is written piles up."""
         self._machine = machine
         self._limits = machine.limits
         self._progress = progress
@@ -86,7 +88,8 @@ class Patience:
         if not come:
             self._since.pop("frame_timeout", None)
             self._come = 0
-        elif machine.frames_received != self._frames or come - self._come >= PROGRESS:
+            return
+        if machine.frames_received != self._frames or come - self._come >= PROGRESS:
             self._since["frame_timeout"] = now
             self._come = come
         else:
@@ -103,17 +106,14 @@ class Patience:
     def stuck(self, now: float) -> None:
         """Note that what is written piles up."""
         if not self.is_stuck:
+            self.is_stuck = True
             self._since["write_timeout"] = now
             self._written = self._progress()
 
     def unstuck(self) -> None:
         """Note that all has been written."""
+        self.is_stuck = False
         self._since.pop("write_timeout", None)
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether what is written piles up."""
-        return "write_timeout" in self._since
 
     # What it says
 

@@ -48,6 +48,7 @@ def test_what_has_a_buffer_is_read_into_it(pair):
     Direct(transport, transport.protocol)
     buffer = bytearray(3)
     transport.protocol.buffers = [buffer]
+    assert transport.doRead() is None  # Nothing has come yet.
     peer.send(b"abcdef")
     assert transport.doRead() is None
     assert (transport.protocol.given, buffer) == ([b"abc"], b"abc")

@@ -1,20 +1,15 @@
 """What is asked for in a turn of the reactor, and when it is done."""
 
-import threading
-
 import pytest
 
-from pyf.station import turn as module
 from pyf.station.turn import Turn
 
 
 @pytest.fixture
-def later(monkeypatch):
+def later():
     """
-    What was left for another turn; this thread is the reactor's.
+    What was left for another turn.
     """
-    reactor = threading.get_ident()
-    monkeypatch.setattr(module, "_in_reactor", lambda: threading.get_ident() == reactor)
     return []
 
 
