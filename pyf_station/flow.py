@@ -9,8 +9,9 @@ from operator import length_hint
 from queue import SimpleQueue
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import Deferred
 
+from pyf.station.inbox import AsyncInbox
 from pyf.station.pace import Decoder
 from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
@@ -177,7 +178,7 @@ class AsyncFlow(_Reader):
     Ends and raises as :class:`Flow` does. For one coroutine at a time.
     """
 
-    def __init__(self, session: Session, inbox: DeferredQueue[Item]) -> None:
+    def __init__(self, session: Session, inbox: AsyncInbox) -> None:
         super().__init__(session)
         self._inbox = inbox
         # What is being decoded: whoever is cancelled meanwhile leaves it to who asks next.
@@ -227,10 +228,11 @@ class AsyncFlow(_Reader):
         session.reading = True
         try:
             if self._batch is None:
-                coming = self._inbox.get()
-                waits = not coming.called
-                item = await coming
-                if waits:
+                item: Item
+                if self._inbox.items:
+                    item = self._inbox.items.popleft()
+                else:
+                    item = await self._inbox.arrival()
                     self._decoder.pace.begin()
                 if not isinstance(item, Batch):
                     return self._end_with(item)

@@ -9,10 +9,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import Deferred
 
 from pyf.station.auth import Gate
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
+from pyf.station.inbox import AsyncInbox
 from pyf.station.session import Item, Session
 
 Handler = Callable[..., Any]
@@ -44,9 +45,9 @@ class HandlerRunner:
         self._gate = gate
         self._is_class = _class_of(handler) is not None
 
-    def make_inbox(self) -> SimpleQueue[Item] | DeferredQueue[Item]:
+    def make_inbox(self) -> SimpleQueue[Item] | AsyncInbox:
         """Return the inbox in which this kind of handler waits for its flow."""
-        return SimpleQueue[Item]() if self.kind is Kind.THREAD else DeferredQueue[Item]()
+        return SimpleQueue[Item]() if self.kind is Kind.THREAD else AsyncInbox()
 
     def run_in_thread(self, session: Session, inbox: SimpleQueue[Item]) -> None:
         """Run a THREAD handler to its end, in this thread. Its failure is the session's."""
@@ -59,7 +60,7 @@ class HandlerRunner:
         except BaseException as error:  # noqa: BLE001 - the client is to hear of any
             session.report_failure(error)
 
-    async def run_on_reactor(self, session: Session, inbox: DeferredQueue[Item]) -> None:
+    async def run_on_reactor(self, session: Session, inbox: AsyncInbox) -> None:
         """Run a REACTOR handler to its end. Its failure is the session's."""
         flow, client = AsyncFlow(session, inbox), AsyncClient(session)
         try:

@@ -61,7 +61,7 @@ asked; and what makes Packets of these as they are taken."""
 
 
 class Inbox(Protocol):
-    """Where a handler waits for its flow: a ``queue.SimpleQueue`` or a ``DeferredQueue``."""
+    """Where a handler waits for its flow: a ``queue.SimpleQueue`` or an ``AsyncInbox``."""
 
     def put(self, item: Item, /) -> object:
         """Add *item*, and wake the handler."""

@@ -85,6 +85,7 @@ ROOMS = (
             "pyf.station.intercepted",
             "pyf.station.intercept",
             "pyf.station.observe",
+            "pyf.station.inbox",
             "pyf.station.session",
             "pyf.station.outbox",
             "pyf.station.direct",

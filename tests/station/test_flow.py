@@ -3,9 +3,10 @@
 from queue import SimpleQueue
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.defer import CancelledError, Deferred
 
 from pyf.station import AsyncClient, AsyncFlow, Client, Flow
+from pyf.station.inbox import AsyncInbox
 from pyf.station.outbox import EACH, MOST
 from pyf.transport import (
     BadFlowEnding,
@@ -46,7 +47,7 @@ def open_async(session):
     """
 
     def make(**options):
-        inbox = DeferredQueue()
+        inbox = AsyncInbox()
         state = session(inbox, **options)
         return state, AsyncFlow(state, inbox)
 
@@ -513,7 +514,7 @@ def test_a_blocked_message_wakes_and_raises(session, carrier, thread, error):
 
 def test_a_coroutine_that_sends_messages_waits_until_the_client_reads(session, carrier):
     carrier.credit = 0
-    state = session(DeferredQueue())
+    state = session(AsyncInbox())
     client = AsyncClient(state)
 
     async def speak():
@@ -531,7 +532,7 @@ def test_a_coroutine_that_sends_messages_waits_until_the_client_reads(session, c
 @pytest.mark.parametrize("error", [*AT_ONCE, *IN_TURN])
 def test_a_coroutine_that_waits_to_send_wakes_and_raises(session, carrier, error):
     carrier.credit = 0
-    state = session(DeferredQueue())
+    state = session(AsyncInbox())
     client = AsyncClient(state)
 
     async def speak():
@@ -544,7 +545,7 @@ def test_a_coroutine_that_waits_to_send_wakes_and_raises(session, carrier, error
 
 
 def test_a_coroutine_says_success_or_error_once(session, carrier):
-    client = AsyncClient(session(DeferredQueue()))
+    client = AsyncClient(session(AsyncInbox()))
     assert collected(client.success(1))[0] == [None]
     ((error,), _) = collected(client.error("late"))
     assert isinstance(error, LocalProtocolError)
@@ -626,7 +627,7 @@ def test_who_gave_up_while_a_thread_decodes_is_heard(open_async, batch, in_threa
 
 def test_a_message_may_be_given_to_twisted_as_a_coroutine(session):
     """What has left already passes for one, as what has to wait is one."""
-    client = AsyncClient(session(DeferredQueue()))
+    client = AsyncClient(session(AsyncInbox()))
     sent = Deferred.fromCoroutine(client.message({"n": 1}))
     results: list[None] = []
     sent.addCallback(results.append)

@@ -6,11 +6,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
 from pyf.station.blame import WITHHELD
 from pyf.station.flow import Flow
+from pyf.station.inbox import AsyncInbox
 from pyf.station.session import END, TICK
 from pyf.transport import (
     BadFlowEnding,
@@ -498,13 +499,13 @@ def test_another_error_of_the_same_class_is_a_failure(session, logged_errors):
 
 
 def test_a_cancellation_is_a_failure_unless_the_flow_has_ended(session, carrier, logged_errors):
-    state = session(DeferredQueue())
+    state = session(AsyncInbox())
     state.report_failure(CancelledError())
     carrier.turn()
     logged_errors.claim(CancelledError)
     assert carrier.results[0][2]["error_class"] == "CancelledError"
 
-    ended = session(DeferredQueue())
+    ended = session(AsyncInbox())
     ended.fail(CANCELLED)
     ended.report_failure(CancelledError())
 
@@ -549,7 +550,7 @@ def interrupted(session):
     calls = []
 
     def make():
-        state = session(DeferredQueue())
+        state = session(AsyncInbox())
         state.cancel_handler = lambda: calls.append(True)
         return state, calls
 
@@ -650,7 +651,7 @@ def test_after_a_silent_look_a_message_leaves_at_once(session, carrier):
         carrier.advance(TICK)
 
 
-@pytest.mark.parametrize("inbox", [SimpleQueue, DeferredQueue])
+@pytest.mark.parametrize("inbox", [SimpleQueue, AsyncInbox])
 def test_what_is_said_during_a_silent_look_leaves(session, carrier, inbox):
     """
     Whoever says it looks afterwards whether the reactor has to be woken.
@@ -676,7 +677,7 @@ def test_what_is_said_during_a_silent_look_leaves(session, carrier, inbox):
 
 
 def test_what_a_coroutine_says_leaves_at_the_end_of_the_turn(session, carrier):
-    state = session(DeferredQueue())
+    state = session(AsyncInbox())
     for n in range(2):
         state.outbox.add({"n": n})
         carrier.turn()
