@@ -177,7 +177,6 @@ class StationProtocol(Protocol):
 
     def send_messages(self, flow_id: int, pending: Pending) -> int:
         """Send what credit allows of *pending*; return the number of messages sent."""
-        self.flush()
         count = self._machine.send_packets(flow_id, pending)
         self._write(self._machine.data_to_send())
         return count
@@ -403,6 +402,7 @@ class StationProtocol(Protocol):
         self._sessions[event.flow_id].fail(error, "cancelled")
 
     def _credit(self, event: CreditReceived) -> None:
+        self.flush()  # What has been said before is no message.
         self._sessions[event.flow_id].flush()
 
     def _gone(self, event: GoAwayReceived) -> None:

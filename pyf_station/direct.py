@@ -11,6 +11,9 @@ from twisted.internet.tcp import Connection
 class BufferedProtocol(Protocol):
     """A protocol that gives the buffers which are read to, like one of asyncio's."""
 
+    def dataReceived(self, data: bytes) -> object:  # noqa: N802 - Twisted's name
+        """Take what has been read."""
+
     def get_buffer(self) -> memoryview | None:
         """Return where to read to; None to be given bytes, as by any transport."""
 
@@ -31,8 +34,7 @@ class Direct:
         self._protocol = protocol
         self._is_tcp = isinstance(transport, Connection)
         if self._is_tcp:
-            self._receive = transport.doRead
-            # Whether the last read left a buffer of the protocol's to be filled.
+            # Whether the protocol had a buffer for what was read last.
             self._in_place = False
             # Reactors look it up for each event.
             transport.doRead = self._do_read
@@ -51,20 +53,30 @@ class Direct:
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
     def _do_read(self) -> object:
-        # What has come whole leaves nothing to read in place.
-        if not self._in_place and (ended := self._receive()):
-            return ended
-        buffer = self._protocol.get_buffer()
+        """Read what has come; return how the connection has ended, if it has."""
+        buffer = self._protocol.get_buffer() if self._in_place else None
+        ended = self._read(buffer)
+        if ended is None and buffer is None:
+            buffer = self._protocol.get_buffer()
+            ended = None if buffer is None else self._read(buffer)
         self._in_place = buffer is not None
-        if buffer is None:
-            return None
+        return ended
+
+    def _read(self, buffer: memoryview | None) -> object:
+        transport = self._transport
         try:
-            size = self._transport.socket.recv_into(buffer)
+            if buffer is None:
+                got = transport.socket.recv(transport.bufferSize)
+            else:
+                got = transport.socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return main.CONNECTION_LOST
-        if not size:
+        if not got:
             return main.CONNECTION_DONE
-        self._protocol.buffer_updated(size)
+        if buffer is None:
+            self._protocol.dataReceived(got)
+        else:
+            self._protocol.buffer_updated(got)
         return None

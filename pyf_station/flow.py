@@ -102,9 +102,8 @@ class _Reader:
     def _check_given_up(self) -> None:
         """Raise at once where nobody wants the rest to be handled, whatever has come unread."""
         session = self._session
-        if session.given_up:
+        if session.ending is not None and session.given_up:
             session.drop()
-            assert session.ending is not None
             raise session.ending
 
 
