@@ -81,10 +81,9 @@ class Conversation:
             if self._done:
                 return None
             self._check_open("receive")
-            self._received.extend(self._link.take_messages())
-            if self._received:
-                break
-            if self._link.result is not None:
+            if self._link.messages:
+                self._received.extend(self._link.take_messages())
+            elif self._link.result is not None:
                 self._finish()
             elif until is not None and time.monotonic() >= until:
                 raise DeadlineExceeded(f"no message came within {timeout:g} s", timeout=timeout)

@@ -99,6 +99,8 @@ class KeptLink:
     ) -> None:
         self.pending: deque[Encoded] = deque()
         """Encoded packets that have not left yet."""
+        self.messages: deque[Batch] = deque()
+        """What has come back and was not taken, still encoded."""
         self.result: ResultReceived | None = None
         """The server's last word, once it has come."""
         self.wanted: bool = True
@@ -117,7 +119,6 @@ class KeptLink:
         self._limits = limits
         self._machine = Connection(Role.CLIENT, limits, time.monotonic)
         self._flow_id = 0
-        self._messages: deque[Batch] = deque()
         self._ended = False
         self._ponged = False
         self._last_words: Callable[[], None] | None = None
@@ -203,7 +204,7 @@ class KeptLink:
             with self._lock:
                 self.waiting = True
                 self._service()
-                self._messages.clear()
+                self.messages.clear()
                 closed = self._machine.flow_state(self._flow_id) is FlowState.CLOSED
                 left = until - self._clock()
                 self._lingering = self._broken is None and not closed and left > 0
@@ -257,13 +258,14 @@ class KeptLink:
             except BaseException:  # A signal handler's: how far the machine came is not known.
                 self._torn = True
                 raise
-            self._hand_over()
+            if self._wire.unsent:
+                self._hand_over()
             if self._broken is not None and self.result is None:
                 raise self._broken
 
     def _hand_over(self) -> None:
         """Leave what the system has not taken to the keeper: user code may run for long now."""
-        if self._wire.unsent and (self._resting or not self._haste):
+        if self._resting or not self._haste:
             self._haste = True
             self._wake()
 
@@ -314,7 +316,8 @@ class KeptLink:
         now = self._clock()
         if self._read(now):
             self._fresh = True
-            self._write()
+            if self._machine.speaks:
+                self._write()
         elif self._wire.failure and self._broken is None:
             self._broken = self._lost(self._wire.failure)
         patience = self._patience
@@ -372,7 +375,7 @@ class KeptLink:
     def _handle(self, event: Event) -> None:
         match event:
             case PacketsReceived(batch=batch):
-                self._messages.append(batch)
+                self.messages.append(batch)
             case CreditReceived(consumed=consumed):
                 self.consumed = consumed
             case FlowStopped():

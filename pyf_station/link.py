@@ -118,9 +118,9 @@ class Link(KeptLink):
 
         Raises RemoteProtocolError if they are not what was announced.
         """
-        if not self._messages:
+        if not self.messages:
             return []
-        batch = self._messages.popleft()
+        batch = self.messages.popleft()
         try:
             packets = batch.decode_maps()
         except RemoteProtocolError as error:
@@ -131,7 +131,8 @@ class Link(KeptLink):
         with self._lock:
             if self._machine.consume(self._flow_id, batch.packets, batch.size):
                 self._write()
-                self._hand_over()
+                if self._wire.unsent:
+                    self._hand_over()
         return packets
 
     # Leaving

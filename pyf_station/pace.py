@@ -94,6 +94,13 @@ class Decoder:
         self._in_thread = in_thread
         self._pause = pause
 
+    def at_once(self, quickly: Callable[[], T | None]) -> T | None:
+        """Return what *quickly* returns; None where it is to ``run``. Raises as it does.
+
+        Mostly it is not, and to wait for nothing would cost as much as decoding a packet.
+        """
+        return None if self.pace.over else quickly()
+
     async def run(self, quickly: Callable[[], T | None], decode: Callable[[], T]) -> T:
         """Return what *decode* returns; raises as it does.
 

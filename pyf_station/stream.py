@@ -152,7 +152,9 @@ class Stream:
         batch = self._messages.popleft()
         self._taking = True
         try:
-            maps = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
+            maps = self._decoder.at_once(batch.decode_quickly)
+            if maps is None:
+                maps = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
             packets = list(unroll(maps)[1])
         except RemoteProtocolError as error:
             self._carrier.fail(error)

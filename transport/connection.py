@@ -77,6 +77,11 @@ class Connection(Continuation):
         out, self._out = self._out, []
         return out
 
+    @property
+    def speaks(self) -> bool:
+        """Whether there is anything to write now."""
+        return bool(self._out)
+
     def open_flow(
         self,
         header: dict[str, Any] | None = None,

@@ -146,8 +146,8 @@ class ReceiveWindow:
     """What the peer may still send on one flow."""
 
     __slots__ = (
-        "_granted_bytes",
-        "_granted_packets",
+        "_due_bytes",
+        "_due_packets",
         "_most",
         "_peer",
         "consumed_bytes",
@@ -161,10 +161,9 @@ class ReceiveWindow:
         self.window_bytes: int = size
         self.consumed_packets: int = 0
         self.consumed_bytes: int = 0
-        self._granted_packets = 0
-        self._granted_bytes = 0
         self._most = MAX_WINDOW
         self._peer = SendWindow(packets, size)
+        self._plan()
 
     @property
     def received_packets(self) -> int:
@@ -204,15 +203,21 @@ class ReceiveWindow:
         """Count what the user has taken; return whether a CREDIT is due."""
         self.consumed_packets += packets
         self.consumed_bytes += size
-        return (
-            2 * (self.consumed_packets - self._granted_packets) >= self.window_packets
-            or 2 * (self.consumed_bytes - self._granted_bytes) >= self.window_bytes
-        )
+        return self.consumed_packets >= self._due_packets or self.consumed_bytes >= self._due_bytes
+
+    def _plan(self) -> None:
+        """Have the next CREDIT be due once half of a window more has been consumed."""
+        self._due_packets = self.consumed_packets + (self.window_packets + 1) // 2
+        self._due_bytes = self.consumed_bytes + (self.window_bytes + 1) // 2
 
     def narrow(self, size: int) -> None:
-        """Grant no more than *size* bytes at a time, for the peer cannot use more."""
+        """Grant no more than *size* bytes at a time, for the peer cannot use more.
+
+        To be called before anything is consumed.
+        """
         self._most = size
         self.window_bytes = min(self.window_bytes, size)
+        self._plan()
         self._peer.window_bytes = min(self._peer.window_bytes, size)
 
     def widen(self, packets: int, size: int) -> None:
@@ -221,7 +226,7 @@ class ReceiveWindow:
 
     def grant(self) -> tuple[int, int]:
         """Return the limits, in packets and in bytes, to send in a CREDIT now."""
-        self._granted_packets, self._granted_bytes = self.consumed_packets, self.consumed_bytes
+        self._plan()
         packets = self.consumed_packets + self.window_packets
         size = self.consumed_bytes + self.window_bytes
         self._peer.grant(packets, size)

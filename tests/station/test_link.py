@@ -578,7 +578,7 @@ def test_a_closed_connection_is_lost(pair):
     put(link, 1, 2, 3)
     send_all(link)
     batch = peer.expect(PacketsReceived).batch
-    peer.machine._flows[1].receive.window_packets = 1  # each packet is worth a CREDIT
+    peer.machine._flows[1].receive._due_packets = 1  # a packet is worth a CREDIT
     peer.machine.consume(1, batch.packets, batch.size)
     peer.say()
     peer.socket.close()

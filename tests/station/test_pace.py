@@ -108,6 +108,14 @@ def test_what_is_quick_is_decoded_at_once_until_a_turn_is_over(hand_reactor, loo
     assert waiting(made.run(lambda: 3, never)) == [3]
 
 
+def test_once_a_turn_is_over_nothing_is_decoded_at_once(hand_reactor, loop):
+    made = decoder(loop)
+    assert made.at_once(lambda: 1) == 1
+    assert made.at_once(never) is None
+    hand_reactor.rightNow += 2 * TURN
+    assert made.at_once(lambda: 1) is None
+
+
 def test_what_takes_long_is_decoded_in_a_thread(hand_reactor, loop):
     found = waiting(decoder(loop).run(never, threading.current_thread))
     until(hand_reactor, found)
