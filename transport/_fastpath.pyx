@@ -28,6 +28,17 @@ cdef type Batch = frames.Batch
 cdef type PacketsReceived = events.PacketsReceived
 
 
+def store(machine, data):
+    if type(data) is not bytes or not data or machine.state is not READY:
+        return False
+    parser = machine._parser
+    if parser._chunks or parser._buffer is not None:
+        return False
+    parser._chunks.append(data)
+    parser._size = PyBytes_GET_SIZE(data)
+    return True
+
+
 def receive_batch(machine):
     parser = machine._parser
     chunks = parser._chunks
@@ -92,25 +103,27 @@ def receive_batch(machine):
     return event
 
 
-def send_packet(machine, flow, pending, int64_t largest):
-    packet = pending[0]
-    if type(packet) is not bytes or flow.state is not STREAMING:
-        return 0
+def send_packet(machine, identity, pending):
+    packet, flow = pending[0], machine._flows.get(identity)
+    if type(packet) is not bytes or flow is None or flow.state is not STREAMING:
+        return False
     if not flow.trusted and machine._peer_first is not None:
-        return 0
+        return False
     cdef int64_t size = PyBytes_GET_SIZE(packet)
-    if size >= LARGE or size > largest or size > <int64_t>machine._packet_bounds.harmless:
-        return 0
+    if size >= LARGE or size > <int64_t>machine._peer_max_packet:
+        return False
+    if size > <int64_t>machine._packet_bounds.harmless:
+        return False
     window = flow.send
     cdef int64_t first = window.sent_packets, before = window.sent_bytes
     if first >= <int64_t>window.packets_limit or size > <int64_t>window.bytes_limit - before:
-        return 0
+        return False
     pending.popleft()
     frame = PyBytes_FromStringAndSize(NULL, HEAD + BATCH + size)
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(frame)
     write32(at, BATCH + size)
     at[4] = machine._batch_frame
-    write32(at + 5, flow.id)
+    write32(at + 5, identity)
     write32(at + 9, first >> 32)
     write32(at + 13, first)
     at[17] = ARRAY32
@@ -121,7 +134,7 @@ def send_packet(machine, flow, pending, int64_t largest):
     window.sent_bytes = before + size
     if flow.kept is not None:
         flow.kept.add(1, [packet], size)
-    return 1
+    return True
 
 
 cdef inline uint32_t number32(const unsigned char* at) noexcept:

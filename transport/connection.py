@@ -123,6 +123,8 @@ class Connection(Continuation):
         Other threads may append to *pending* meanwhile. Raises PacketTooLarge for a packet that the
         peer does not take; it is then no longer in *pending*, and those before it have been sent.
         """
+        if len(pending) == 1 and fastpath.send_packet(self, flow_id, pending):
+            return 1
         return self._send_batches(self._flow(flow_id), pending, self._peer_max_packet)
 
     def end(self, flow_id: int) -> None:
@@ -246,7 +248,7 @@ class Connection(Continuation):
 
     def receive_data(self, data: bytes) -> None:
         """Store what the transport read."""
-        if self.state is not ConnectionState.CLOSED:
+        if not (fastpath.store(self, data) or self.state is ConnectionState.CLOSED):
             self._parser.receive_data(data)
 
     def get_buffer(self) -> memoryview | None:

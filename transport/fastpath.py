@@ -15,19 +15,20 @@ from pyf.transport.compiled import compiled
 if TYPE_CHECKING:
     from pyf.transport.events import PacketsReceived
     from pyf.transport.pieces import Pending
-    from pyf.transport.resume import FlowMachine
 
 _compiled = compiled("_fastpath")
+
+store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: False)
+"""Store what came for a machine if nothing came before it that is not parsed; return whether so."""
 
 receive_batch: Callable[[Any], PacketsReceived | None] = getattr(
     _compiled, "receive_batch", lambda _: None
 )
 """Take a machine's next frame if it is an ordinary batch; return the event, None if it is not."""
 
-send_packet: Callable[[Any, FlowMachine, Pending, int], int] = getattr(
-    _compiled, "send_packet", lambda *_: 0
+send_packet: Callable[[Any, int, Pending], bool] = getattr(
+    _compiled, "send_packet", lambda *_: False
 )
-"""Have a machine send the one packet that is pending if it is ordinary, and not larger than that.
-
-Return how many packets were sent.
+"""Have a machine send the one packet that is pending on a flow if it is ordinary; return whether
+so.
 """

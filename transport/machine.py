@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyf.transport import census, fastpath, frames
+from pyf.transport import census, frames
 from pyf.transport.budget import Budget
 from pyf.transport.errors import (
     FlowRefused,
@@ -155,8 +155,6 @@ class Machine:
         """Send from the left of *pending* what the credit allows; return how many packets."""
         send = flow.send
         total = 0
-        if len(pending) == 1:
-            total = fastpath.send_packet(self, flow, pending, most)
         while pending:
             batch, buffers, size = send.take(pending, self._largest(flow, most))
             if not batch:

@@ -29,8 +29,9 @@ def step_by_step() -> Generator[None]:
     No batch is ordinary.
     """
     with (
+        patch.object(fastpath, "store", lambda *_: False),
         patch.object(fastpath, "receive_batch", lambda _: None),
-        patch.object(fastpath, "send_packet", lambda *_: 0),
+        patch.object(fastpath, "send_packet", lambda *_: False),
     ):
         yield
 
