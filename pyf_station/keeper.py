@@ -273,10 +273,11 @@ class KeptLink:
         if self._spoiled is not None:
             raise self._spoiled
         if self.pending and self.wanted:
-            window = self._machine.flow(self._flow_id).send
+            machine = self._machine
+            window = machine.flow(self._flow_id).send
             before = window.sent_bytes
             try:
-                count = self._machine.send_packets(self._flow_id, self.pending)
+                count = machine.send_packets(self._flow_id, self.pending)
             finally:
                 self.sent = window.sent_packets
             if count:
@@ -354,7 +355,8 @@ class KeptLink:
         if self._broken is not None or wire.ending:
             return False
         machine = self._machine
-        if wire.in_place and (buffer := machine.get_buffer()) is not None:
+        patience = self._patience
+        if patience.mid_frame and wire.in_place and (buffer := machine.get_buffer()) is not None:
             if (size := wire.read_into(buffer)) is None:
                 return False
             machine.buffer_updated(size)
@@ -369,7 +371,7 @@ class KeptLink:
                 self._handle(event)
         except RemoteProtocolError as error:
             self._break(error)
-        self._patience.received(now)
+        patience.received(now)
         return True
 
     def _handle(self, event: Event) -> None:

@@ -54,12 +54,16 @@ class Patience:
         """When to look again. Earlier is harmless."""
         self.is_stuck: bool = False
         """Whether what is written piles up."""
+        self.mid_frame: bool = False
+        """Whether part of a frame had come, and the rest had not, when bytes came last."""
         self._machine = machine
         self._limits = machine.limits
         self._progress = progress
         self._liveness: Liveness | None = None
         # Since when each limit counts, by its name; one that doesn't is absent.
         self._since: dict[str, float] = {"handshake_timeout": now}
+        # When bytes came last, as long as that was not told to the liveness.
+        self._heard: float | None = None
         self._frames = 0
         # What had come of a frame when its time began to count.
         self._come = 0
@@ -76,25 +80,16 @@ class Patience:
         self._since.pop("handshake_timeout", None)
         interval = max(self._limits.ping_interval, min_ping_interval)
         self._liveness = Liveness(interval, self._limits.ping_misses, now)
+        self._heard = None
         self._plan(now)
         return self._liveness.patience
 
     def received(self, now: float) -> None:
         """Note that bytes came, and have been handled."""
-        machine = self._machine
-        if self._liveness is not None:
-            self._liveness.received(now)
-        come = machine.received_of_frame
-        if not come:
-            self._since.pop("frame_timeout", None)
-            self._come = 0
-            return
-        if machine.frames_received != self._frames or come - self._come >= PROGRESS:
-            self._since["frame_timeout"] = now
-            self._come = come
-        else:
-            self._since.setdefault("frame_timeout", now)
-        self._frames = machine.frames_received
+        self._heard = now
+        come = self._machine.received_of_frame
+        if come or self.mid_frame:
+            self._time_frame(come, now)
 
     def flows_changed(self, now: float) -> None:
         """Note that flows may have been opened or closed; a side that never does waits for ever."""
@@ -122,10 +117,27 @@ class Patience:
         if now - self.due > LATE:
             # Nobody knows when it began; so all that is awaited has its whole time again.
             self._since = dict.fromkeys(self._since, now)
+        if self._liveness is not None and self._heard is not None:
+            self._liveness.received(self._heard)
+            self._heard = None
         overdue = self._overdue(now)
         if overdue is None:
             self._plan(now)
         return overdue
+
+    def _time_frame(self, come: int, now: float) -> None:
+        """Note that *come* bytes have come of a frame whose rest has not."""
+        machine = self._machine
+        self.mid_frame = bool(come)
+        if not come:
+            self._since.pop("frame_timeout", None)
+            self._come = 0
+        elif machine.frames_received != self._frames or come - self._come >= PROGRESS:
+            self._since["frame_timeout"] = now
+            self._come = come
+        else:
+            self._since.setdefault("frame_timeout", now)
+        self._frames = machine.frames_received
 
     def _plan(self, now: float) -> None:
         """Set ``due`` to the earliest moment at which something could be late.
