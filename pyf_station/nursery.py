@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from math import inf
 from typing import Final, Protocol
 
 TICK: Final = 0.002
@@ -21,6 +21,17 @@ behind to be sent within the 10 ms promised."""
 CALM: Final = 25
 """Looks in a row that find its own thread waiting for the server, likewise. A keeper can rest then,
 where the nursery would look for as long as that takes."""
+
+MANY: Final = 32
+"""Links among which a keeper each would be too many, where threads wait for each other."""
+
+LATE: Final = 0.01
+"""Seconds by which a look is late where threads wait for each other: twice what Python gives one of
+them at a time. Then a thread that did not come by may just not have had its turn, and gets a keeper
+no sooner than one that waits for the server."""
+
+CROWDED: Final = 1.0
+"""Seconds for which that is believed."""
 
 SHARE: Final = 20
 """The part of its time that the nursery may take, with very many links: one in so many."""
@@ -56,6 +67,13 @@ class _Watch:
         self.seen: int | None = None
         self.looks = 0
 
+    def look(self, ward: Ward) -> int:
+        """Look at *ward*; return how many looks in a row found nothing new."""
+        activity = ward.activity
+        self.looks = self.looks + 1 if activity == self.seen else 0
+        self.seen = activity
+        return self.looks
+
 
 class Nursery:
     """The links of this process that have no keeper. One thread minds them, if there are any."""
@@ -73,9 +91,13 @@ class Nursery:
         """Begin anew, in a process that was forked: its links, and the thread, are the other's."""
         # The garbage collector may close a link while its thread is in here.
         self._lock = threading.RLock()
+        # Whose keeper is being started, and who waits until that is done.
+        self._charge: Ward | None = None
+        self._started = threading.Condition(self._lock)
         self._wards: dict[Ward, _Watch] = {}
         self._minded = False
         self._took = 0.0
+        self._crowded_until = -inf
 
     def add(self, ward: Ward) -> None:
         """Give *ward* a keeper once its own thread stays away, unless it leaves before.
@@ -90,8 +112,12 @@ class Nursery:
                 self._minded = True
 
     def remove(self, ward: Ward) -> bool:
-        """Let *ward* go without a keeper; return False if it has one already, or never will."""
-        with self._lock:
+        """Let *ward* go without a keeper; return False if it has one already, or never will.
+
+        Not for the thread of the nursery.
+        """
+        with self._started:
+            self._started.wait_for(lambda: self._charge is not ward)
             return self._wards.pop(ward, None) is not None
 
     def _mind(self) -> None:
@@ -99,26 +125,42 @@ class Nursery:
         while self._look(empty_at):
             if self._wards:
                 empty_at = self._clock() + REST
-            self._sleep(max(TICK, SHARE * self._took))
+            pause = max(TICK, SHARE * self._took)
+            until = self._clock() + pause
+            self._sleep(pause)
+            if self._clock() >= until + LATE:
+                self._crowded_until = until + CROWDED
 
     def _look(self, empty_at: float) -> bool:
         """Give keepers to those that need one; return whether to look again."""
         with self._lock:
-            now = self._clock()
-            for ward, watch in list(self._wards.items()):
-                activity = ward.activity
-                watch.looks = watch.looks + 1 if activity == watch.seen else 0
-                watch.seen = activity
-                if watch.looks >= (CALM if ward.waiting else AWAY) and ward in self._wards:
-                    self._hand_over(ward)
-            self._took = self._clock() - now
+            wards = list(self._wards.items())
+        now = self._clock()
+        crowded = len(wards) > MANY and now < self._crowded_until
+        for ward, watch in wards:
+            if watch.look(ward) >= (CALM if crowded or ward.waiting else AWAY):
+                self._hand_over(ward, watch)
+        self._took = self._clock() - now
+        with self._lock:
             self._minded = bool(self._wards) or now < empty_at
             return self._minded
 
-    def _hand_over(self, ward: Ward) -> None:
-        with suppress(RuntimeError, OSError):  # Nothing may be free just now.
+    def _hand_over(self, ward: Ward, watch: _Watch) -> None:
+        with self._lock:
+            if self._wards.pop(ward, None) is None:
+                return
+            self._charge = ward
+        denied = False
+        try:
+            # Without the lock: other links that begin or end must not have to wait for it.
             ward.get_keeper()
-            self._wards.pop(ward, None)
+        except (RuntimeError, OSError):  # Nothing may be free just now.
+            denied = True
+        with self._started:
+            self._charge = None
+            if denied:
+                self._wards[ward] = watch
+            self._started.notify_all()
 
 
 nursery: Final = Nursery()

@@ -1,8 +1,9 @@
-"""What a listening port does while the system has no descriptor for one more client."""
+"""What a listening port does where more clients come than the system takes by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
@@ -14,6 +15,13 @@ clients are served again within a second of relief."""
 
 QUIET: Final = 1.0
 """Seconds between two lines about it in the log."""
+
+BACKLOG: Final = 1024
+"""Clients that the system keeps until they are accepted. Beyond that it forgets what they send, and
+they send it again after 1, 2, 4 seconds: too late for ``Limits.handshake_timeout``."""
+
+TWISTED_BACKLOG: Final = 50
+"""That of a port for which nobody chose one."""
 
 _log: Final = Logger()
 
@@ -58,7 +66,14 @@ class Scarcity:
 
 
 def mind(port: Any, reactor: Any, clock: Callable[[], float]) -> None:
-    """Have a *port* wait where it cannot accept. Does nothing for one that has been told."""
+    """Have a *port* take many clients at once, and wait where it cannot accept.
+
+    Does nothing for one that has been told.
+    """
     logger = getattr(port, "_logger", None)
-    if logger is not None and not isinstance(logger.observer, Scarcity):
-        Scarcity(port, reactor, clock)
+    if logger is None or isinstance(logger.observer, Scarcity):
+        return
+    Scarcity(port, reactor, clock)
+    if getattr(port, "backlog", None) == TWISTED_BACKLOG:
+        with suppress(OSError):  # It has been closed meanwhile.
+            port.socket.listen(BACKLOG)

@@ -1,12 +1,23 @@
 """Links without a keeper: which of them get one, and when."""
 
 import threading
+import time
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from pyf.station.nursery import AWAY, CALM, REST, SHARE, TICK, Nursery
+from pyf.station.nursery import (
+    AWAY,
+    CALM,
+    CROWDED,
+    LATE,
+    MANY,
+    REST,
+    SHARE,
+    TICK,
+    Nursery,
+)
 
 WAIT = 30.0
 
@@ -144,6 +155,82 @@ def test_a_link_that_leaves_while_it_is_looked_at_has_none(hands):
     hands.look(AWAY + 1)
     assert len(looks) == AWAY + 1
     assert ward.keepers == 0
+
+
+def test_a_link_that_begins_does_not_wait_for_the_keeper_of_another(hands, thread):
+    """
+    The system may take its time to start a thread.
+    """
+
+    class Adding(Ward):
+        def get_keeper(self) -> None:
+            thread(hands.nursery.add, Ward())()
+            super().get_keeper()
+
+    ward = Adding()
+    hands.nursery.add(ward)
+    hands.settle()
+    hands.look(AWAY)
+    assert ward.keepers == 1
+
+
+def test_who_leaves_while_his_keeper_is_started_waits_for_that(hands, thread):
+    """
+    Then he can wait for its end, too.
+    """
+
+    class Leaving(Ward):
+        def get_keeper(self) -> None:
+            left.append(thread(lambda: (hands.nursery.remove(self), self.keepers)))
+            until = time.monotonic() + WAIT
+            while not hands.nursery._started._waiters:
+                assert time.monotonic() < until, "he does not wait"
+            super().get_keeper()
+
+    left: list[Any] = []
+    hands.nursery.add(Leaving())
+    hands.settle()
+    hands.look(AWAY)
+    assert left[0]() == (False, 1)
+
+
+@pytest.mark.parametrize(("count", "soon"), [(MANY, MANY), (MANY + 1, 0)])
+def test_where_many_threads_wait_for_each_other_few_get_a_keeper(hands, count, soon):
+    """
+    That they do, a look shows which is late itself.
+    """
+    wards = [Ward() for _ in range(count)]
+    for ward in wards:
+        hands.nursery.add(ward)
+    hands.settle()
+    hands.pass_time(TICK + LATE)
+    hands.settle()
+    hands.look(AWAY)
+    assert sum(ward.keepers for ward in wards) == soon
+    if not soon:
+        hands.look(CALM)
+    assert sum(ward.keepers for ward in wards) == count
+
+
+def test_many_links_get_keepers_at_once_where_no_look_was_late_of_late(hands):
+    """
+    Many slow sources are no crowd.
+    """
+
+    class Busy(Ward):
+        def __getattribute__(self, name: str) -> Any:
+            return object() if name == "activity" else super().__getattribute__(name)
+
+    hands.nursery.add(Busy())
+    hands.settle()
+    hands.pass_time(TICK + LATE)
+    hands.settle()
+    hands.look(round(CROWDED / TICK) + 1)
+    wards = [Ward() for _ in range(2 * MANY)]
+    for ward in wards:
+        hands.nursery.add(ward)
+    hands.look(AWAY + 1)
+    assert sum(ward.keepers for ward in wards) == 2 * MANY
 
 
 @pytest.mark.parametrize("denial", [RuntimeError("no thread"), OSError("no file")])

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 
-from pyf.station.scarcity import PAUSE, mind
+from pyf.station.scarcity import BACKLOG, PAUSE, TWISTED_BACKLOG, mind
 
 SHORTAGE = {
     "log_level": LogLevel.info,
@@ -31,6 +31,8 @@ class Port:
         self._logger: Any = Logger("port", observer=observer)
         self.reading = True
         self.connected = True
+        self.backlog = 1
+        self.socket: Any = None
 
     def getHost(self) -> str:  # noqa: N802 - Twisted's name
         return "the port"
@@ -87,6 +89,26 @@ def test_what_else_a_port_logs_is_passed_on(said):
     port._logger.info("starting")
     assert [event["log_format"] for event in port.other] == ["starting"]
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"), [(TWISTED_BACKLOG, [BACKLOG]), (5, []), (2 * BACKLOG, [])]
+)
+def test_a_port_has_room_for_many_clients_at_once_unless_its_owner_chose(chosen, told):
+    port, heard = Port(), list[int]()
+    port.backlog, port.socket = chosen, SimpleNamespace(listen=heard.append)
+    for _ in range(2):
+        mind(port, Clock(), float)
+    assert heard == told
+
+
+def test_a_port_that_is_closed_already_needs_no_room():
+    def listen(_: int) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    port = Port()
+    port.backlog, port.socket = TWISTED_BACKLOG, SimpleNamespace(listen=listen)
+    mind(port, Clock(), float)
 
 
 def test_what_is_no_port_is_left_alone():
