@@ -34,7 +34,6 @@ class Outbox(Intake):
     space: int
 
     __slots__ = (
-        "_blocked",
         "_changed",
         "_check",
         "_most",
@@ -60,9 +59,8 @@ class Outbox(Intake):
         """Guards all but ``pending``, which is safe by itself."""
         self.shut: bool = False
         """Whether no more messages are taken."""
-        self._changed = threading.Condition(self.lock)
-        # Threads that wait.
-        self._blocked = 0
+        # Made for the first thread that waits: most never do.
+        self._changed: threading.Condition | None = None
         self._waiters: list[Deferred[None]] = []
         self._wake = wake
         self._check = check
@@ -100,12 +98,10 @@ class Outbox(Intake):
     def wait(self) -> None:
         """Block until there is room, or never will be. Not for the reactor's thread."""
         self._wake()
-        with self._changed:
-            self._blocked += 1
-            try:
-                self._changed.wait_for(lambda: not self.full)
-            finally:
-                self._blocked -= 1
+        with self.lock:
+            if self._changed is None:
+                self._changed = threading.Condition(self.lock)
+            self._changed.wait_for(lambda: not self.full)
 
     def room(self) -> Deferred[None]:
         """Return what fires once there is room, or never will be. For the reactor alone."""
@@ -136,7 +132,7 @@ class Outbox(Intake):
         return sum(map(len, left)) + EACH * len(left)
 
     def _tell(self) -> None:
-        if self._blocked:
+        if self._changed is not None:
             self._changed.notify_all()
 
     def rest(self) -> bool:

@@ -24,6 +24,9 @@ cdef Py_ssize_t SMALL = budget.SMALL
 cdef Py_ssize_t LARGE = limits.LARGE
 cdef object READY = states.ConnectionState.READY
 cdef object STREAMING = states.FlowState.STREAMING
+cdef dict KNOWN = frames._KNOWN
+cdef object new_tuple = tuple.__new__
+cdef type Frame = frames.Frame
 cdef type Batch = frames.Batch
 cdef type PacketsReceived = events.PacketsReceived
 
@@ -39,13 +42,31 @@ def store(machine, data):
     return True
 
 
+def next_frame(parser):
+    chunk = first_chunk(parser)
+    if chunk is None or parser.allowed:
+        return None
+    cdef Py_ssize_t start = parser._at
+    cdef int64_t there = PyBytes_GET_SIZE(chunk) - start
+    if there < HEAD:
+        return None
+    cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(chunk) + start
+    cdef int64_t length = number32(at)
+    kind = KNOWN.get(at[4])
+    if kind is None or there < HEAD + length or kind == DATA and parser.known is not None:
+        return None
+    least, most = parser._limits[kind]
+    if not <int64_t>least <= length <= <int64_t>most:
+        return None
+    identity, payload = number32(at + 5), PyBytes_FromStringAndSize(<const char*>at + HEAD, length)
+    advance(parser, there, HEAD + length)
+    return new_tuple(Frame, (kind, identity, payload))
+
+
 def receive_batch(machine):
     parser = machine._parser
-    chunks = parser._chunks
-    if not chunks or machine.state is not READY or machine._fenced or parser._buffer is not None:
-        return None
-    chunk = chunks[0]
-    if type(chunk) is not bytes:
+    chunk = first_chunk(parser)
+    if chunk is None or machine.state is not READY or machine._fenced:
         return None
     cdef Py_ssize_t start = parser._at
     cdef int64_t there = PyBytes_GET_SIZE(chunk) - start
@@ -80,16 +101,7 @@ def receive_batch(machine):
         left["small batch"] -= 1
     window.sent_packets = first + count
     window.sent_bytes = before + size
-    parser.frames += 1
-    parser._needed = HEAD
-    parser._size -= HEAD + length
-    if there == HEAD + length:
-        chunks.popleft()
-        parser._at = 0
-    else:
-        parser._at = start + HEAD + length
-    if parser._spares:
-        parser._spares.clear()
+    advance(parser, there, HEAD + length)
     batch = Batch.__new__(Batch)
     batch.first = first
     batch.packets = count
@@ -135,6 +147,30 @@ def send_packet(machine, identity, pending):
     if flow.kept is not None:
         flow.kept.add(1, [packet], size)
     return True
+
+
+cdef inline object first_chunk(parser):
+    """Return the bytes that begin with the next frame; None where it is put together elsewhere."""
+    chunks = parser._chunks
+    if not chunks or parser._buffer is not None:
+        return None
+    chunk = chunks[0]
+    return chunk if type(chunk) is bytes else None
+
+
+cdef int advance(parser, int64_t there, int64_t size) except -1:
+    """Go on behind a frame of *size* bytes, of which so many or more are *there*."""
+    parser.frames += 1
+    parser._needed = HEAD
+    parser._size -= size
+    if there == size:
+        parser._chunks.popleft()
+        parser._at = 0
+    else:
+        parser._at += size
+    if parser._spares:
+        parser._spares.clear()
+    return 0
 
 
 cdef inline uint32_t number32(const unsigned char* at) noexcept:

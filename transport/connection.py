@@ -275,7 +275,8 @@ class Connection(Continuation):
             return batch
         while self.state is not ConnectionState.CLOSED:
             try:
-                frame = self._parser.next_frame()
+                parser = self._parser
+                frame = fastpath.next_frame(parser) or parser.next_frame()
                 if frame is None:
                     break
                 event = self._receive(frame)

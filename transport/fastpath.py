@@ -14,12 +14,16 @@ from pyf.transport.compiled import compiled
 
 if TYPE_CHECKING:
     from pyf.transport.events import PacketsReceived
+    from pyf.transport.frames import Frame, FrameParser
     from pyf.transport.pieces import Pending
 
 _compiled = compiled("_fastpath")
 
 store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: False)
 """Store what came for a machine if nothing came before it that is not parsed; return whether so."""
+
+next_frame: Callable[[FrameParser], Frame | None] = getattr(_compiled, "next_frame", lambda _: None)
+"""Take a parser's next frame if it is whole, as it came, and within limits; return None if not."""
 
 receive_batch: Callable[[Any], PacketsReceived | None] = getattr(
     _compiled, "receive_batch", lambda _: None

@@ -163,7 +163,8 @@ class ReceiveWindow:
         self.consumed_bytes: int = 0
         self._most = MAX_WINDOW
         self._peer = SendWindow(packets, size)
-        self._plan()
+        # At how many in all the next CREDIT is due.
+        self._due_packets, self._due_bytes = (packets + 1) // 2, (size + 1) // 2
 
     @property
     def received_packets(self) -> int:

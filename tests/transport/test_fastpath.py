@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyf.transport import Connection, Limits, Role, StationError, encode_packet, fastpath
 from pyf.transport.budget import SMALL
 from pyf.transport.compiled import compiled
-from pyf.transport.frames import BATCH, HEADER, FrameType, encode_batch, encode_frame
+from pyf.transport.frames import BATCH, HEADER, Frame, FrameType, encode_batch, encode_frame
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
 from pyf.transport.pieces import encode_pieces
 
@@ -30,6 +30,7 @@ def step_by_step() -> Generator[None]:
     """
     with (
         patch.object(fastpath, "store", lambda *_: False),
+        patch.object(fastpath, "next_frame", lambda _: None),
         patch.object(fastpath, "receive_batch", lambda _: None),
         patch.object(fastpath, "send_packet", lambda *_: False),
     ):
@@ -185,6 +186,21 @@ def test_an_ordinary_batch_is_taken_in_one_step():
     server.receive_data(batch(2) + batch(first=2))
     assert [fastpath.receive_batch(server) is None for _ in range(3)] == [False, False, True]
     assert server._flows[flow].receive.received_packets == 3
+
+
+@ORDINARY
+def test_any_frame_that_came_whole_is_taken_in_one_step():
+    _, server, _ = pair()
+    end = b"".join(encode_frame(FrameType.CANCEL, 7))
+    server.receive_data(end + batch() + end[:-1])
+    found = [fastpath.next_frame(server._parser) for _ in range(3)]
+    assert found == [
+        Frame(FrameType.CANCEL, 7, b""),
+        Frame(FrameType.DATA, 1, batch()[HEADER.size :]),
+        None,
+    ]
+    assert type(found[0]) is Frame
+    assert server._parser.pending == len(end) - 1
 
 
 @ORDINARY
