@@ -18,6 +18,8 @@ class Arrival(Deferred[Any]):
     that is done for the frame there. To others, it is a Deferred as any.
     """
 
+    called: bool
+    result: Any
     _waiter: tuple[Callable[..., Any], Any, Any] | None = None
     _is_alone = True
 

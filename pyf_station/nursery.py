@@ -150,17 +150,16 @@ class Nursery:
             if self._wards.pop(ward, None) is None:
                 return
             self._charge = ward
-        denied = False
         try:
             # Without the lock: other links that begin or end must not have to wait for it.
             ward.get_keeper()
         except (RuntimeError, OSError):  # Nothing may be free just now.
-            denied = True
-        with self._started:
-            self._charge = None
-            if denied:
+            with self._lock:
                 self._wards[ward] = watch
-            self._started.notify_all()
+        finally:
+            with self._started:
+                self._charge = None
+                self._started.notify_all()
 
 
 nursery: Final = Nursery()
