@@ -274,7 +274,8 @@ class StationProtocol(Protocol):
             self._draining = True
             self._machine.go_away("draining", why)
             self.flush()
-            self._settle()
+            if self._machine.idle:
+                self._close()
 
     def end_flows(self, why: str) -> None:
         """End the open flows, on both sides, and close."""
@@ -313,8 +314,7 @@ class StationProtocol(Protocol):
         self.flush()
         if self._watch is not None and self._watch.unread > MAX_REPLIES:
             self._drown()
-        if self._machine.idle is not self._idle:
-            self._settle()
+        self._settle()
         return self._leaving or event is None
 
     def _hello(self, event: HelloReceived) -> None:
@@ -466,11 +466,14 @@ class StationProtocol(Protocol):
     # Closing
 
     def _settle(self) -> None:
-        """Note what has changed; close where that was awaited."""
-        self._idle = self._machine.idle
+        """Note whether flows are open, where that has changed; close where it was awaited."""
+        idle = self._machine.idle
+        if idle is self._idle:
+            return
+        self._idle = idle
         if self._watch is not None:
             self._watch.changed()
-        if self._draining and self._machine.idle and not self._leaving:
+        if self._draining and idle and not self._leaving:
             self._close()
 
     def _leave(self, code: str, message: str) -> None:

@@ -5,7 +5,9 @@ Fields that a decoder doesn't know are ignored; those that are absent count as N
 
 from __future__ import annotations
 
+from collections.abc import Container
 from math import inf
+from operator import contains
 from typing import Any, NamedTuple
 
 from pyf.transport import frames, speed
@@ -35,9 +37,16 @@ MAX_LENGTH = 2**64 - 1
 STATUSES = frozenset({"success", "error", "refused", "cancelled", "deadline"})
 """What a RESULT may say."""
 
-# The types that a field may have; none listed: any.
-_Schema = dict[str, tuple[type, ...]]
 _NONE = type(None)
+
+
+class _AnyType(Container[object]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+# The types that a field may have.
+_Schema = dict[str, Container[object]]
 _HELLO: _Schema = {
     "max_packet": (int,),
     "max_header": (int,),
@@ -86,7 +95,7 @@ _ERROR: _Schema = {
     "message": (str, _NONE),
     "traceback": (str, _NONE),
 }
-_RESULT: _Schema = {"status": (str,), "value": (), **_ERROR}
+_RESULT: _Schema = {"status": (str,), "value": _AnyType(), **_ERROR}
 _GO_AWAY: _Schema = {"code": (str,), "message": (str,)}
 
 
@@ -362,10 +371,10 @@ def _decode_fields(
     fields = speed.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
-    found: dict[str, Any] = {}
-    for name, kinds in schema.items():
-        value = found[name] = fields.get(name)
-        if kinds and type(value) not in kinds:
-            text = f"the field {name!r} may not be a {type(value).__name__}"
+    found = dict(zip(schema, map(fields.get, schema), strict=True))
+    kinds = map(type, found.values())
+    for name, right in zip(schema, map(contains, schema.values(), kinds), strict=True):
+        if not right:
+            text = f"the field {name!r} may not be a {type(found[name]).__name__}"
             raise RemoteProtocolError(text, code="malformed_value")
     return found

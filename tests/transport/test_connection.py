@@ -132,7 +132,9 @@ def batches(events: list[Event]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("chunk", [0, 1, 7])
 def test_a_call_with_header_packets_messages_and_result(connect, chunk):
     pair = connect(chunk=chunk)
+    assert not pair.client.speaks
     flow = pair.client.open_flow({"action": "x"}, timeout=5, waits=False)
+    assert pair.client.speaks
     assert pair.send(CLIENT, flow, [ROW, ROW]) == deque()
     pair.client.end(flow)
     opened, *data, ended = pair.to_server()

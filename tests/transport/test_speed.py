@@ -607,3 +607,17 @@ def test_what_takes_long_is_not_decoded_quickly_whichever_codec_it_is(compiled, 
         assert found is None or list(map(dict, found)) == codec.decode_maps(
             array([data] * count), count
         )
+
+
+@pytest.mark.parametrize("module", [codec, speed], ids=["python", "as used"])
+def test_what_is_a_packet_already_is_given_as_it_is(module):
+    """
+    Others become one as they are taken.
+    """
+    made = [Packet(n=1), Packet(n=2)]
+    left, packets = module.unroll(list(made))
+    assert next(packets) is made[0]
+    assert length_hint(left) == 1
+    left, packets = module.unroll([{"n": 1}, {"n": 2}])
+    assert (type(next(packets)), length_hint(left)) == (Packet, 1)
+    assert next(packets).n == 2
