@@ -1,9 +1,11 @@
 """A port that cannot accept waits, says so once a second, and goes on once it can."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 
+from pyf.station import FlowServer
 from pyf.station.scarcity import BACKLOG, PAUSE, TWISTED_BACKLOG, mind
 
 SHORTAGE = {
@@ -100,6 +103,30 @@ def test_a_port_has_room_for_many_clients_at_once_unless_its_owner_chose(chosen,
     for _ in range(2):
         mind(port, Clock(), float)
     assert heard == told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the backlog of a port")
+def test_that_room_is_there_by_default(reactor, in_reactor):
+    """
+    The system says so, of a port that nobody told.
+    """
+
+    async def handler(flow, client):
+        pass
+
+    def backlog(port: Any) -> int:
+        # tcpi_sacked of struct tcp_info, behind eight bytes and five numbers: see tcp_get_info().
+        info = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        return int.from_bytes(info[28:32], sys.byteorder)
+
+    server = FlowServer(handler, reactor=reactor)
+    port = in_reactor(reactor.listenTCP, 0, server, interface="127.0.0.1")
+    try:
+        most = int(Path("/proc/sys/net/core/somaxconn").read_text("ascii"))
+        in_reactor(bool)  # It is told behind what has it listen.
+        assert in_reactor(backlog, port) == min(BACKLOG, most)
+    finally:
+        in_reactor(port.stopListening)
 
 
 def test_a_port_that_is_closed_already_needs_no_room():
