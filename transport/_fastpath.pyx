@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The ordinary batch in one step, compiled: the same events, frames and counts, only sooner.
+"""What is ordinary in one step, compiled: the same events, frames and counts, only sooner.
 
 Nothing is raised here, and nothing changed before all is known to be ordinary.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from pyf.transport import budget, events, frames, limits, states
@@ -90,9 +91,9 @@ def receive_batch(machine):
     window = flow.receive._peer
     cdef uint64_t first = window.sent_packets
     cdef int64_t before = window.sent_bytes
-    if number64(at) != first or count > <int64_t>window.packets_limit - <int64_t>first:
+    if number64(at) != first or count > saturated(window.packets_limit) - <int64_t>first:
         return None
-    if size > <int64_t>window.bytes_limit - before:
+    if size > saturated(window.bytes_limit) - before:
         return None
     if length <= SMALL and machine._budget is not None:
         left = machine._budget._left
@@ -128,7 +129,7 @@ def send_packet(machine, identity, pending):
         return False
     window = flow.send
     cdef int64_t first = window.sent_packets, before = window.sent_bytes
-    if first >= <int64_t>window.packets_limit or size > <int64_t>window.bytes_limit - before:
+    if first >= saturated(window.packets_limit) or size > saturated(window.bytes_limit) - before:
         return False
     pending.popleft()
     frame = PyBytes_FromStringAndSize(NULL, HEAD + BATCH + size)
@@ -171,6 +172,13 @@ cdef int advance(parser, int64_t there, int64_t size) except -1:
     if parser._spares:
         parser._spares.clear()
     return 0
+
+
+cdef inline int64_t saturated(limit) except? -1:
+    """Return *limit*, or the most that there is where a peer has granted more than that."""
+    cdef int overflow = 0
+    cdef int64_t found = PyLong_AsLongLongAndOverflow(limit, &overflow)
+    return INT64_MAX if overflow > 0 else found
 
 
 cdef inline uint32_t number32(const unsigned char* at) noexcept:

@@ -1,8 +1,9 @@
-"""The ordinary batch, which takes one step where that step is compiled.
+"""What is ordinary, which takes one step where that step is compiled.
 
-Ordinary is what came whole and in its turn, under credit and within all limits, on a connection
-and a flow in the midst of their lives; or one small packet that may leave at once. Whatever else
-there is, and in Python everything, is left to the machine, which alone knows what happens then.
+Ordinary is a frame that came whole, and within its limits; a batch, moreover, that came in its turn
+and under credit, on a connection and a flow in the midst of their lives; and one small packet that
+may leave at once. Whatever else there is, and in Python everything, is left to the machine, which
+alone knows what happens then.
 """
 
 from __future__ import annotations

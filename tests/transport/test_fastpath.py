@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 
 from pyf.transport import Connection, Limits, Role, StationError, encode_packet, fastpath
 from pyf.transport.budget import SMALL
+from pyf.transport.codec import decode
 from pyf.transport.compiled import compiled
-from pyf.transport.frames import BATCH, HEADER, Frame, FrameType, encode_batch, encode_frame
+from pyf.transport.frames import (
+    BATCH,
+    CREDIT,
+    HEADER,
+    HELLO,
+    Frame,
+    FrameType,
+    encode_batch,
+    encode_frame,
+)
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
+from pyf.transport.payloads import encode_hello
 from pyf.transport.pieces import encode_pieces
 
 LEAST = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
@@ -154,8 +165,9 @@ def test_what_comes_is_told_and_counted_alike(frames, ordered, strangers, cuts):
     st.lists(st.tuples(st.sampled_from(SIZES), st.booleans()), max_size=8),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([0, INITIAL_BYTES, 2**63, 2**64 - 1]),
 )
-def test_what_leaves_is_the_same(role, sizes, resume, ended):
+def test_what_leaves_is_the_same(role, sizes, resume, ended, granted):
     """
     Whatever is sent, packet by packet: bytes, counts, errors, and what stays.
     """
@@ -166,6 +178,8 @@ def test_what_leaves_is_the_same(role, sizes, resume, ended):
         if ended:
             client.end(flow)
             receive(server, b"".join(client.data_to_send()))
+        credit = CREDIT.pack(0, granted, granted)
+        receive(machine, b"".join(encode_frame(FrameType.CREDIT, flow, credit)))
         results: list[Any] = []
         pending: deque[Any] = deque()
         for size, in_pieces in sizes:
@@ -231,6 +245,21 @@ def test_what_is_not_there_as_it_was_sent_is_left_to_the_machine(chunk):
     _, server, _ = pair()
     server.receive_data(chunk)
     assert fastpath.receive_batch(server) is None
+
+
+@pytest.mark.parametrize("window", [2**63, 2**64 - 1, 2**80])
+def test_a_peer_may_have_more_room_than_there_are_numbers_for(window):
+    """
+    Its HELLO says so, before the flow is opened or behind that.
+    """
+    hello = encode_hello(LEAST)
+    fields = decode(hello[HELLO.size :]) | {"window_packets": window, "window_bytes": window}
+    greeting = encode_frame(FrameType.HELLO, 0, hello[: HELLO.size], encode_packet(fields))
+    client = Connection(Role.CLIENT, LEAST)
+    before = client.open_flow({})
+    receive(client, b"".join(greeting))
+    for flow in (before, client.open_flow({})):
+        assert client.send_packets(flow, deque([FIELD])) == 1
 
 
 def test_before_its_hello_a_peer_sends_nothing_ordinary():
