@@ -84,8 +84,6 @@ class StationProtocol(Protocol):
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
         self._turns = Turns(self.clock, self.call_later, self._work, lambda: self.transport)
-        # Whether no flow was open when that was noted last.
-        self._idle = True
         self._draining = False
         self._leaving = False
         self._secured = False
@@ -274,8 +272,7 @@ class StationProtocol(Protocol):
             self._draining = True
             self._machine.go_away("draining", why)
             self.flush()
-            if self._machine.idle:
-                self._close()
+            self._settle()
 
     def end_flows(self, why: str) -> None:
         """End the open flows, on both sides, and close."""
@@ -321,7 +318,6 @@ class StationProtocol(Protocol):
         self.max_packet = event.max_packet
         if self._watch is not None:
             self._watch.greeted(event.min_ping_interval)
-            self._watch.changed()
 
     def _opened(self, event: FlowOpened) -> None:
         if self._only_resumes:
@@ -466,14 +462,10 @@ class StationProtocol(Protocol):
     # Closing
 
     def _settle(self) -> None:
-        """Note whether flows are open, where that has changed; close where it was awaited."""
-        idle = self._machine.idle
-        if idle is self._idle:
-            return
-        self._idle = idle
+        """Note what has changed; close where that was awaited."""
         if self._watch is not None:
             self._watch.changed()
-        if self._draining and idle and not self._leaving:
+        if self._draining and self._machine.idle and not self._leaving:
             self._close()
 
     def _leave(self, code: str, message: str) -> None:

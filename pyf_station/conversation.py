@@ -80,8 +80,7 @@ class Conversation:
         while not self._received:
             if self._done:
                 return None
-            if self._closed:
-                self._check_open("receive")
+            self._check_open("receive")
             if self._link.messages:
                 self._received.extend(self._link.take_messages())
             elif self._link.result is not None:

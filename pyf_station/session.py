@@ -471,8 +471,7 @@ class Session:
 
     def _interrupted_by(self, error: StationError) -> Callable[[], object] | None:
         """Return what interrupts a coroutine that waits for something else than its client."""
-        waits_for_us = self.reading or self.outbox.has_waiters
-        if waits_for_us or not isinstance(error, _GIVEN_UP):
+        if self.reading or self.outbox.has_waiters or not isinstance(error, _GIVEN_UP):
             return None
         return self.cancel_handler
 

@@ -175,7 +175,7 @@ cdef int advance(parser, int64_t there, int64_t size) except -1:
 
 
 cdef inline int64_t saturated(limit) except? -1:
-    """Return *limit*, or the most that there is where a peer has granted more than that."""
+    """Return *limit*, or the most that there is where somebody allows more than that."""
     cdef int overflow = 0
     cdef int64_t found = PyLong_AsLongLongAndOverflow(limit, &overflow)
     return INT64_MAX if overflow > 0 else found

@@ -52,8 +52,6 @@ class Patience:
     def __init__(self, machine: Connection, progress: Callable[[], Any], now: float) -> None:
         self.due: float = now
         """When to look again. Earlier is harmless."""
-        self.is_stuck: bool = False
-        """Whether what is written piles up."""
         self.mid_frame: bool = False
         """Whether part of a frame had come, and the rest had not, when bytes came last."""
         self._machine = machine
@@ -101,14 +99,17 @@ class Patience:
     def stuck(self, now: float) -> None:
         """Note that what is written piles up."""
         if not self.is_stuck:
-            self.is_stuck = True
             self._since["write_timeout"] = now
             self._written = self._progress()
 
     def unstuck(self) -> None:
         """Note that all has been written."""
-        self.is_stuck = False
         self._since.pop("write_timeout", None)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether what is written piles up."""
+        return "write_timeout" in self._since
 
     # What it says
 
