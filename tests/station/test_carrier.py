@@ -469,3 +469,20 @@ def test_a_deadline_is_kept_by_a_clock_that_nobody_sets(reactor, serve):
     finally:
         released.set()
         conversation.cancel()
+
+
+def test_a_flow_that_comes_and_goes_in_one_turn_does_not_hold_up_draining(peer):
+    """
+    Its handler has the server drain; between two turns, no flow was ever open.
+    """
+
+    async def draining(flow, client):
+        peers[0].protocol.drain("it is time")
+        await flow.next()
+
+    peers = [peer(draining)]
+    (client,) = peers
+    client.pump()
+    client.machine.cancel(client.machine.open_flow({"n": 0}))
+    client.pump()
+    assert client.transport.half_closed
