@@ -421,9 +421,12 @@ class KeptLink:
             self._wake_receiver.setblocking(False)
             self._wake_sender.setblocking(False)
         options: dict[str, Any] = {"name": "pyf.station-keeper", "daemon": True}
-        keeper = threading.Thread(target=self._keep, args=(pause,), **options)
-        keeper.start()
-        self._keeper = keeper  # Not before: nobody can wait for the end of what has not begun.
+        self._keeper = threading.Thread(target=self._keep, args=(pause,), **options)
+        try:
+            self._keeper.start()
+        except RuntimeError:
+            self._keeper = None  # Nobody is to wait for its end.
+            raise
 
     def _wake(self) -> None:
         if self._wake_sender is None:
