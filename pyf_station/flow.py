@@ -17,7 +17,7 @@ from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError, speed
 from pyf.transport.frames import Batch
-from pyf.transport.speed import unroll
+from pyf.transport.speed import Intake, Speaker, unroll
 
 _DONE: Final = speed.Done()
 
@@ -256,7 +256,7 @@ class _Client:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._put = session.outbox.put
+        self._outbox: Intake = session.outbox
 
     @property
     def peer(self) -> Any:
@@ -297,11 +297,8 @@ class Client(_Client):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         session.outbox.on_full = session.wait_for_room
-        if type(self).message is Client.message:
-            # In C, if it is there: a message costs no call of Python's.
-            vars(self)["message"] = self._put
 
-    def message(self, packet: dict[str, Any]) -> None:
+    def message(self, packet: dict[str, Any], /) -> None:
         """Send *packet* back. Blocks while the client does not read.
 
         Raises TypeError or PacketError for what cannot travel, LocalProtocolError after the result,
@@ -309,7 +306,7 @@ class Client(_Client):
         RemoteProtocolError) where nobody listens any more. Where the client's generator failed,
         messages are dropped until the handler has read what came before.
         """
-        self._put(packet)
+        self._outbox.put(packet)
 
     def success(self, value: Any = None) -> None:
         """End the flow well: the client gets *value*, which can be whatever a packet can hold.
@@ -349,15 +346,13 @@ class AsyncClient(_Client):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         session.outbox.on_full, session.outbox.done = session.until_room, _DONE
-        if type(self).message is AsyncClient.message:
-            vars(self)["message"] = self._put  # as in Client
 
-    def message(self, packet: dict[str, Any]) -> Coroutine[Any, Any, None]:
+    def message(self, packet: dict[str, Any], /) -> Coroutine[Any, Any, None]:
         """Send *packet* back; awaiting that waits while the client does not read.
 
         Raises as ``Client`` does.
         """
-        sent: Coroutine[Any, Any, None] = self._put(packet)
+        sent: Coroutine[Any, Any, None] = self._outbox.put(packet)
         return sent
 
     async def success(self, value: Any = None) -> None:
@@ -372,3 +367,11 @@ class AsyncClient(_Client):
         """Note how far the flow is, as ``Client.checkpoint`` does; *effects* runs in a thread."""
         session = self._session
         await session.carrier.call_in_thread(session.checkpoint, sequence, effects)
+
+
+class SwiftClient(Speaker, Client):
+    """A Client whose messages cost no call of Python's, where there is compiled code."""
+
+
+class SwiftAsyncClient(Speaker, AsyncClient):
+    """The same, of AsyncClient."""

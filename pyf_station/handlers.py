@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pyf.station.auth import Gate
-from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow
+from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow, SwiftAsyncClient, SwiftClient
 from pyf.station.inbox import AsyncInbox
 from pyf.station.session import Item, Session
 
@@ -51,7 +51,7 @@ class HandlerRunner:
 
     def run_in_thread(self, session: Session, inbox: SimpleQueue[Item]) -> None:
         """Run a THREAD handler to its end, in this thread. Its failure is the session's."""
-        flow, client = Flow(session, inbox), Client(session)
+        flow, client = Flow(session, inbox), SwiftClient(session)
         try:
             flow.wait_for_header()
             if self._gate is not None and not self._gate.pass_in_thread(session):
@@ -62,7 +62,7 @@ class HandlerRunner:
 
     async def run_on_reactor(self, session: Session, inbox: AsyncInbox) -> None:
         """Run a REACTOR handler to its end. Its failure is the session's."""
-        flow, client = AsyncFlow(session, inbox), AsyncClient(session)
+        flow, client = AsyncFlow(session, inbox), SwiftAsyncClient(session)
         try:
             await flow.wait_for_header()
             if self._gate is not None and not await self._gate.pass_on_reactor(session):

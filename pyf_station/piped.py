@@ -131,7 +131,7 @@ class PipedClient(Client):
             self._turned = Turned(pipe.iterate)
             stack.callback(self._turned.drop)
 
-    def message(self, packet: dict[str, Any]) -> None:
+    def message(self, packet: dict[str, Any], /) -> None:
         """Send what interceptors make of *packet*."""
         if self._turned is not None:
             for each in self._turned.push(packet):
@@ -157,7 +157,7 @@ class PipedAsyncClient(AsyncClient):
             self._turned = AwaitedTurned(pipe.iterate)
             stack.callback(self._turned.drop)
 
-    async def message(self, packet: dict[str, Any]) -> None:
+    async def message(self, packet: dict[str, Any], /) -> None:
         """Send what interceptors make of *packet*."""
         if self._turned is not None:
             for each in await self._turned.push(packet):

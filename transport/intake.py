@@ -91,3 +91,15 @@ class Intake(ABC):
     @abstractmethod
     def stir(self) -> None:
         """Wake whoever takes packets, behind one that was added."""
+
+
+class Speaker:
+    """What puts packets into an ``_outbox``, which a subclass has to set."""
+
+    __slots__ = ("_outbox",)
+
+    _outbox: Intake
+
+    def message(self, packet: dict[str, Any], /) -> Any:
+        """Put *packet* there: as ``Intake.put``."""
+        return self._outbox.put(packet)

@@ -13,6 +13,7 @@ from pyf.transport.compiled import compiled
 __all__ = [
     "Done",
     "Intake",
+    "Speaker",
     "decode",
     "decode_maps",
     "decode_quickly",
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
         encode_packet,
         unroll,
     )
-    from pyf.transport.intake import Done, Intake
+    from pyf.transport.intake import Done, Intake, Speaker
     from pyf.transport.pieces import encode_pieces
 else:
     _compiled = compiled("_accelerator")
     _chosen = _compiled or codec
-    Done, Intake = (_compiled or intake).Done, (_compiled or intake).Intake
+    _intake = _compiled or intake
+    Done, Intake, Speaker = _intake.Done, _intake.Intake, _intake.Speaker
     decode = _chosen.decode
     decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
     encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet

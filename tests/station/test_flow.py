@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from pyf.station import AsyncClient, AsyncFlow, Client, Flow
+from pyf.station.flow import SwiftAsyncClient, SwiftClient
 from pyf.station.inbox import AsyncInbox
 from pyf.station.outbox import EACH, MOST
 from pyf.transport import (
@@ -436,7 +437,7 @@ def test_a_wait_that_was_cancelled_loses_no_packet(open_async, batch):
 # The client
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("kind", [Client, AsyncClient, SwiftClient, SwiftAsyncClient])
 def test_a_client_says_who_it_is(session, kind):
     state = session(SimpleQueue(), header=Packet(n=1))
     state.identity = "me"
@@ -447,8 +448,9 @@ def test_a_client_says_who_it_is(session, kind):
     assert client.cancelled
 
 
-def test_a_client_takes_messages_and_then_a_success(session, carrier):
-    client = Client(session(SimpleQueue()))
+@pytest.mark.parametrize("kind", [Client, SwiftClient])
+def test_a_client_takes_messages_and_then_a_success(session, carrier, kind):
+    client = kind(session(SimpleQueue()))
     client.message({"n": 1})
     client.success("Done")
     carrier.turn()
@@ -512,10 +514,11 @@ def test_a_blocked_message_wakes_and_raises(session, carrier, thread, error):
         speaking()
 
 
-def test_a_coroutine_that_sends_messages_waits_until_the_client_reads(session, carrier):
+@pytest.mark.parametrize("kind", [AsyncClient, SwiftAsyncClient])
+def test_a_coroutine_that_sends_messages_waits_until_the_client_reads(session, carrier, kind):
     carrier.credit = 0
     state = session(AsyncInbox())
-    client = AsyncClient(state)
+    client = kind(state)
 
     async def speak():
         for _ in range(FULL):

@@ -8,7 +8,7 @@ import pytest
 
 from pyf.transport import UnsupportedValue, speed
 from pyf.transport.codec import encode_packet
-from pyf.transport.intake import EACH, Done, Intake
+from pyf.transport.intake import EACH, Done, Intake, Speaker
 from pyf.transport.limits import LARGE
 from pyf.transport.pieces import Pieces
 
@@ -82,6 +82,18 @@ def test_putting_returns_what_waits_for_room_where_there_is_none(intake):
     assert intake.put({}) == "done"
     intake.space = EACH
     assert intake.put({}) == "waiting"
+
+
+@pytest.mark.parametrize("kind", [Speaker, speed.Speaker], ids=["python", "as used"])
+def test_a_speaker_puts_what_it_says_into_its_outbox(kind):
+    class Queue(speed.Intake):
+        add_slowly = stir = lambda *_: None
+
+    speaker = kind()
+    speaker._outbox = outbox = Queue(100)
+    outbox.done = "done"
+    assert speaker.message({"n": 1}) == "done"
+    assert list(outbox.pending) == [encode_packet({"n": 1})]
 
 
 @pytest.mark.parametrize("kind", [Done, speed.Done], ids=["python", "as used"])
