@@ -30,6 +30,10 @@ Value = Packet | Literal[True]
 class FlowRun:
     """A flow of an async client, from connecting to its end."""
 
+    stream: Stream | None = None
+    _clock: Timeout | None = None
+    _cancelled = False
+
     def __init__(
         self,
         trunk: Trunk,
@@ -42,7 +46,6 @@ class FlowRun:
         name: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.stream: Stream | None = None
         self.progress: Progress = progress or Progress()
         self._trunk = trunk
         self._notify = notify
@@ -51,8 +54,6 @@ class FlowRun:
         self._waits = waits or resume
         self._resume = resume
         self._name = name
-        self._clock: Timeout | None = None
-        self._cancelled = False
 
     async def open(self) -> Stream:
         """Connect, if need be, and open the flow."""
@@ -123,6 +124,8 @@ class FlowRun:
 class CallRun(FlowRun):
     """One call of an async client."""
 
+    pump: Pump | None = None
+
     def __init__(
         self,
         trunk: Trunk,
@@ -133,7 +136,6 @@ class CallRun(FlowRun):
         **options: Any,
     ) -> None:
         super().__init__(trunk, notify, header, timeout, **options)
-        self.pump: Pump | None = None
         self._make_pump = make_pump
 
     async def steps(self) -> AsyncGenerator[Value, None]:

@@ -23,18 +23,17 @@ class Carried(Protocol):
 class Progress:
     """How far a call is, over all the links that it may need one after the other."""
 
+    link: Carried | None = None
+    length_hint: int | None = None
+    """Packets that the flow will probably have, where its source knows."""
+    final: Packet | None = None
+    """What stands for the success, once it has come."""
+    _reading: Iterator[Any] = iter(())
+    _departing: Iterator[Literal[True]] = iter(())
+    _came = _origin = _told = 0
+
     def __init__(self) -> None:
-        self.link: Carried | None = None
-        self.length_hint: int | None = None
-        """Packets that the flow will probably have, where its source knows."""
-        self.final: Packet | None = None
-        """What stands for the success, once it has come."""
-        self._came = 0
-        self._reading: Iterator[Any] = iter(())
         self._rest: list[Any] = []
-        self._departing: Iterator[Literal[True]] = iter(())
-        self._origin = 0
-        self._told = 0
 
     def follow(self, link: Carried) -> None:
         """Note that *link* carries the flow now."""

@@ -51,16 +51,17 @@ class Inline:
 class Pump(ABC):
     """What all pumps do. In the loop's thread."""
 
+    failure: BaseException | None = None
+    """What the source raised, or why a packet of it cannot travel."""
+    closed: bool = False
+    """Whether the source is done with: exhausted, failed or closed."""
+    exhausted: bool = False
+    """Whether the source has given all its packets."""
+    _close_failure: BaseException | None = None
+
     def __init__(self, loop: Loop, stream: Stream) -> None:
-        self.failure: BaseException | None = None
-        """What the source raised, or why a packet of it cannot travel."""
-        self.closed: bool = False
-        """Whether the source is done with: exhausted, failed or closed."""
-        self.exhausted: bool = False
-        """Whether the source has given all its packets."""
         self._loop: Loop = loop
         self._stream: Stream = stream
-        self._close_failure: BaseException | None = None
         stream.on_room = self.deliver
 
     @property
@@ -111,6 +112,11 @@ class Pump(ABC):
 class IteratorPump(Pump):
     """Takes packets from an iterator: in a thread, where it may block, in bursts."""
 
+    _queued = _released = False
+    _count = 1
+    _asked = _before = 0
+    _guard: Any = None
+
     def __init__(
         self,
         loop: Loop,
@@ -121,18 +127,12 @@ class IteratorPump(Pump):
     ) -> None:
         super().__init__(loop, stream)
         self._slots = slots
-        self._queued = False
         self._source: Any = source
         self._worker = worker
         self._inline = isinstance(worker, Inline)
         # A generator sees the context of its caller, as it would where it is iterated there.
         self._run: Any = call if self._inline else copy_context().run
-        self._count = 1
-        self._asked = 0
-        self._before = 0
         self._gate: Gate = []
-        self._guard: Any = None
-        self._released = False
 
     def more(self) -> None:
         """Ask the source for more, where there is credit. The caller has come by."""

@@ -122,10 +122,38 @@ class Session:
     *waits* is whether the client waits for the result; one that doesn't may leave behind its END.
     """
 
+    identity: object = None
+    length_hint: int | None = None
+    """Packets that the client expects to send, where it knows."""
+    deadline: Any = None
+    """The alarm of the time that the client gave the call; it has ``cancel()``."""
+    stranger: Any = None
+    """The alarm of the time in which the client has to be known; likewise."""
+    start: int = 0
+    """Packets of a flow with a name that earlier sessions have handled for good."""
+    progress: Progress | None = None
+    """Where the handler notes how far it is, for a flow with a name."""
+    ending: StationError | None = None
+    """Why the flow ended before its time, once it has."""
+    whole: bool = False
+    """Whether the END has come."""
+    received: int = 0
+    """Packets that have come."""
+    sent: int = 0
+    """Messages that have left."""
+    reading: bool = False
+    """Whether the handler waits for the inbox."""
+    cancel_handler: Callable[[], object] | None = None
+    """Interrupts a coroutine, whatever it waits for."""
     returned: bool = False
     """Whether the handler has nothing left to do, once it has given its result."""
     frees: bool = False
     """Whether it had nothing left as that was given: its place is free once the reactor knows."""
+    _result: tuple[int, dict[str, Any]] | None = None
+    _closed = _woken = False
+    _ticking: Any = None
+    # Messages that nobody hears any more, since the handler had taken so many packets.
+    _unheard = _unheard_at = 0
 
     def __init__(
         self, carrier: Carrier, flow_id: int, header: Packet | None, inbox: Inbox, *, waits: bool
@@ -135,38 +163,15 @@ class Session:
         self.header: Packet | None = header
         """The header, once it is known."""
         self.inbox: Inbox = inbox
-        self.identity: object = None
         self.window_bytes: int = carrier.limits.window_bytes
         """Bytes of packets that the client may have on the way, or waiting here."""
-        self.length_hint: int | None = None
-        """Packets that the client expects to send, where it knows."""
-        self.deadline: Any = None
-        """The alarm of the time that the client gave the call; it has ``cancel()``."""
-        self.stranger: Any = None
-        """The alarm of the time in which the client has to be known; likewise."""
-        self.start: int = 0
-        """Packets of a flow with a name that earlier sessions have handled for good."""
-        self.progress: Progress | None = None
-        """Where the handler notes how far it is, for a flow with a name."""
-        self.ending: StationError | None = None
-        """Why the flow ended before its time, once it has."""
-        self.whole: bool = False
-        """Whether the END has come."""
-        self.received: int = 0
-        """Packets that have come."""
         first = iter(() if header is None else (header,))
         self.decoded: Decoded = (0, first, first)
         """Replaced as one, since the reactor counts while the handler takes."""
-        self.sent: int = 0
-        """Messages that have left."""
-        self.reading: bool = False
-        """Whether the handler waits for the inbox."""
         self.on_end: Callable[[Session], object] = bool
         """Called once the flow is over, by those who observe."""
         self.on_return: Callable[[Session], object] = bool
         """Called before a result that ``frees`` the handler's place leaves."""
-        self.cancel_handler: Callable[[], object] | None = None
-        """Interrupts a coroutine, whatever it waits for."""
         self._waits = waits
         self._bounds = census.bounds(carrier.limits, "max_packet")
         most = min(carrier.max_packet, self._bounds.harmless)
@@ -174,14 +179,9 @@ class Session:
         """The handler's messages, on their way."""
         # Guards the result, and whether the flow is over.
         self._lock = self.outbox.lock
-        self._result: tuple[int, dict[str, Any]] | None = None
-        self._closed = self._woken = False
         # A coroutine waits, for something, at the end of each of the reactor's turns.
         self._paced = isinstance(inbox, SimpleQueue)
-        self._ticking: Any = None
         self._errors: list[StationError] = []
-        # Messages that nobody hears any more, since the handler had taken so many packets.
-        self._unheard = self._unheard_at = 0
 
     # What comes from the client
 

@@ -50,38 +50,39 @@ class Carrier(Protocol):
 class Stream:
     """One flow of a connection, as its client sees it."""
 
+    sent: int = 0
+    """Packets that have left."""
+    told: int = 0
+    """How many of them the caller knows of."""
+    consumed: int = 0
+    """Packets that the handler has taken, as last reported."""
+    packet_size: int = 1
+    """Bytes of a packet that left of late, on average."""
+    ended: bool = False
+    """Whether the END has been sent."""
+    wanted: bool = True
+    """Whether somebody wants more packets: the handler, and this side."""
+    confirmed: bool = False
+    """Whether the server has all that was sent before ``confirm()``."""
+    result: ResultReceived | None = None
+    """The server's last word, once it has come."""
+    error: StationError | None = None
+    """Why the flow ended before that."""
+    changes: int = 0
+    """How often something may have changed."""
+    start: int = 0
+    """Packets of the flow that are not asked for: earlier sessions have handled them."""
+    _taking = False
+
     def __init__(self, carrier: Carrier, flow_id: int, timeout: float | None) -> None:
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
         self.pending: deque[Encoded] = deque()
         """Encoded packets that have not left yet. Other threads may append."""
-        self.sent: int = 0
-        """Packets that have left."""
-        self.told: int = 0
-        """How many of them the caller knows of."""
-        self.consumed: int = 0
-        """Packets that the handler has taken, as last reported."""
-        self.packet_size: int = 1
-        """Bytes of a packet that left of late, on average."""
-        self.ended: bool = False
-        """Whether the END has been sent."""
-        self.wanted: bool = True
-        """Whether somebody wants more packets: the handler, and this side."""
-        self.confirmed: bool = False
-        """Whether the server has all that was sent before ``confirm()``."""
-        self.result: ResultReceived | None = None
-        """The server's last word, once it has come."""
-        self.error: StationError | None = None
-        """Why the flow ended before that."""
         self.on_room: Callable[[], object] = bool
         """Called where more may be sent; it raises nothing."""
-        self.changes: int = 0
-        """How often something may have changed."""
-        self.start: int = 0
-        """Packets of the flow that are not asked for: earlier sessions have handled them."""
         self.move(carrier, flow_id)
         self._messages: deque[Batch] = deque()
-        self._taking = False
         loop = carrier.loop
         self._decoder = Decoder(loop.clock, partial(in_thread, loop), partial(next_turn, loop))
         self._wakes: list[Callable[[], None]] = []
@@ -184,6 +185,8 @@ class Stream:
 
     def leave(self) -> None:
         """Take no more of what comes back, and let the handler go on."""
+        if self.result is not None and not self._messages:
+            return  # There is nothing to take, and nobody to tell.
         self.wanted = False
         self.pending.clear()
         while self._messages:

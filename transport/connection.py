@@ -29,9 +29,9 @@ from pyf.transport.events import (
     FlowStopped,
     GoAwayReceived,
     HelloReceived,
-    LateResult,
     PacketsReceived,
     PongReceived,
+    read_result,
 )
 from pyf.transport.frames import OF_CONNECTION, Frame, FrameType
 from pyf.transport.limits import (
@@ -389,8 +389,7 @@ class Connection(Continuation):
 
     def _receive_result(self, frame: Frame) -> Event | None:
         consumed, messages = frames.RESULT.unpack_from(frame.payload)
-        late = LateResult(flow_id=frame.flow, payload=frame.payload, bounds=self._packet_bounds)
-        event = late if late.heavy else late.decode()
+        event = read_result(frame.flow, frame.payload, self._packet_bounds)
         flow, wanted = self._advance(frame)
         flow.receive.check_count(messages)
         flow.send.check_consumed(consumed)

@@ -115,21 +115,27 @@ class LateResult(FlowEvent):
     bounds: Bounds
     """What it may cost as objects."""
 
-    @property
-    def heavy(self) -> bool:
-        """Whether decoding it could keep an event loop busy for more than a moment."""
-        return census.is_heavy(memoryview(self.payload)[RESULT.size :], self.bounds)
-
     def decode(self) -> ResultReceived:
         """Return the result; raises RemoteProtocolError if it is none."""
-        result = payloads.decode_result(self.payload, self.bounds)
-        return ResultReceived(
-            flow_id=self.flow_id,
-            consumed=result.consumed,
-            status=result.status,
-            value=result.value,
-            error=result.error,
-        )
+        return decode_result(self.flow_id, self.payload, self.bounds)
+
+
+def read_result(flow_id: int, payload: bytes, bounds: Bounds) -> ResultReceived | LateResult:
+    """Return what a RESULT says, but decoded later where that could keep an event loop busy.
+
+    Raises RemoteProtocolError.
+    """
+    if census.is_heavy(memoryview(payload)[RESULT.size :], bounds):
+        return LateResult(flow_id=flow_id, payload=payload, bounds=bounds)
+    return decode_result(flow_id, payload, bounds)
+
+
+def decode_result(flow_id: int, payload: bytes, bounds: Bounds) -> ResultReceived:
+    """Return what a RESULT says; raises RemoteProtocolError."""
+    consumed, _, status, value, error = payloads.decode_result(payload, bounds)
+    return ResultReceived(
+        flow_id=flow_id, consumed=consumed, status=status, value=value, error=error
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -372,9 +372,8 @@ def _decode_fields(
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
     found = dict(zip(schema, map(fields.get, schema), strict=True))
-    kinds = map(type, found.values())
-    for name, right in zip(schema, map(contains, schema.values(), kinds), strict=True):
-        if not right:
-            text = f"the field {name!r} may not be a {type(found[name]).__name__}"
-            raise RemoteProtocolError(text, code="malformed_value")
+    if not all(map(contains, schema.values(), map(type, found.values()))):
+        name = next(name for name in schema if type(found[name]) not in schema[name])
+        text = f"the field {name!r} may not be a {type(found[name]).__name__}"
+        raise RemoteProtocolError(text, code="malformed_value")
     return found

@@ -568,7 +568,7 @@ def test_without_interceptors_nothing_stands_between(peer):
     each = peer(
         lambda flow, client: type(flow).__name__ + type(client).__name__, interceptors=[Spy()]
     )
-    assert each.call({"a": 1}).value == "FlowClient"
+    assert each.call({"a": 1}).value == "FlowSwiftClient"
 
 
 @pytest.mark.parametrize("named", [False, True])
