@@ -40,7 +40,12 @@ setup(
     data_files=[("twisted/plugins", ["plugins/pyf_station_plugin.py"])],
     ext_modules=[
         # Where there is no compiler, the same is done in Python.
-        Extension(f"pyf.transport.{name}", [f"transport/{name}.pyx"], optional=True)
-        for name in ("_accelerator", "_census", "_fastpath")
+        Extension(f"{package}.{name}", [f"{FOLDERS[package]}/{name}.pyx"], optional=True)
+        for package, name in (
+            ("pyf.station", "_sockets"),
+            ("pyf.transport", "_accelerator"),
+            ("pyf.transport", "_census"),
+            ("pyf.transport", "_fastpath"),
+        )
     ],
 )

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from twisted.internet import main
 from twisted.internet.tcp import Connection
 
+from pyf.station import sockets
+
 
 class BufferedProtocol(Protocol):
     """A protocol that gives the buffers which are read to, like one of asyncio's."""
@@ -45,11 +47,12 @@ class Direct:
         if not self._is_tcp or transport.dataBuffer:
             transport.writeSequence(buffers)
             return
-        data = b"".join(buffers)
-        sent = transport.writeSomeData(data)
-        if sent != len(data):
-            # If the connection is lost, the transport finds that out for itself.
-            transport.write(data[sent:] if isinstance(sent, int) else data)
+        try:
+            sent = sockets.send(transport.socket, buffers)
+        except OSError:  # If the connection is lost, the transport finds that out for itself.
+            sent = 0
+        if sent != sum(map(len, buffers)):
+            transport.write(b"".join(buffers)[sent:])
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
     def _do_read(self) -> object:
@@ -64,15 +67,18 @@ class Direct:
 
     def _read(self, buffer: memoryview | None) -> object:
         transport = self._transport
+        got: Any
         try:
             if buffer is None:
-                got = transport.socket.recv(transport.bufferSize)
+                got = sockets.receive(transport.socket, transport.bufferSize)
             else:
                 got = transport.socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return main.CONNECTION_LOST
+        if got is None:
+            return None
         if not got:
             return main.CONNECTION_DONE
         if buffer is None:

@@ -9,8 +9,10 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+from pyf.station import sockets
 from pyf.station.address import address_text, at_path, path_of
 from pyf.transport import ConnectFailed, DeadlineExceeded, Limits
 from pyf.transport.limits import LONGEST_WAIT
@@ -142,28 +144,26 @@ def set_user_timeout(sock: socket.socket, seconds: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
-def lookout(sock: socket.socket) -> Callable[[float, bool], bool]:
+def lookout(sock: socket.socket) -> Callable[[float, bool], object]:
     """Return what waits some seconds until *sock* can be read, or written if asked for that, too.
 
-    It says whether the socket can be read, which costs less than an attempt that fails. It takes no
-    descriptor, and is for one thread at a time.
+    It takes no descriptor, and is for one thread at a time.
     """
     if not hasattr(select, "poll"):  # Windows
-        return lambda seconds, writing: bool(
-            select.select([sock], [sock] if writing else [], [], seconds)[0]
+        return lambda seconds, writing: select.select(
+            [sock], [sock] if writing else [], [], seconds
         )
     poller, number = select.poll(), sock.fileno()
     poller.register(number, select.POLLIN)
 
-    def look(seconds: float, writing: bool) -> bool:
+    def look(seconds: float, writing: bool) -> None:
         if writing:
             poller.modify(number, select.POLLIN | select.POLLOUT)
         try:
-            found = poller.poll(1000 * seconds)
+            poller.poll(1000 * seconds)
         finally:
             if writing:
                 poller.modify(number, select.POLLIN)
-        return bool(found) and found[0][1] != select.POLLOUT
 
     return look
 
@@ -193,11 +193,8 @@ class Wire:
         self.unsent: list[bytes | memoryview] = []
         """What the system has not taken yet."""
         self._written: list[int] = []
-        self._send = sock.sendmsg
-        self._can_read = lookout(sock)
+        self._send = partial(sockets.send, sock)
         self._await = lookout(sock)
-        # Whether something had come as it was last waited for, and was not read since.
-        self._ready = False
 
     def write(self, produce: Callable[[], list[bytes]]) -> None:
         """Write what *produce* returns, behind what is unsent, as far as the system takes it.
@@ -240,25 +237,26 @@ class Wire:
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has, b"" where nothing will; raises nothing."""
-        return self._received(self.socket.recv, RECEIVE_BYTES, b"")
+        return self._received(sockets.receive, RECEIVE_BYTES, b"")
 
     def read_into(self, buffer: memoryview) -> int | None:
         """Read what has come to *buffer*; return how much, None and 0 as ``read`` does."""
-        return self._received(self.socket.recv_into, buffer, 0)
+        return self._received(socket.socket.recv_into, buffer, 0)
 
-    def _received(self, receive: Callable[[A], T], argument: A, nothing: T) -> T | None:
+    def _received(
+        self, receive: Callable[[socket.socket, A], T | None], argument: A, nothing: T
+    ) -> T | None:
         if self.ending:
             return nothing
-        if not (self._ready or self._can_read(0, False)):
-            return None
-        self._ready = False
         try:
-            got = receive(argument)
+            got = receive(self.socket, argument)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             self.ending = self._explained(error.strerror or str(error))
             return nothing
+        if got is None:
+            return None
         if not got:
             self.ending = self._explained(CLOSED)
         self._heard = True
@@ -272,7 +270,7 @@ class Wire:
 
         Another one may read or write meanwhile.
         """
-        self._ready = self._await(seconds, bool(self.unsent))
+        self._await(seconds, bool(self.unsent))
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have *selector* wait until it can be read; or written, if something is unsent."""

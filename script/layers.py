@@ -113,6 +113,7 @@ ROOMS = (
             "pyf.station.nursery",
             "pyf.station.outcome",
             "pyf.station.wire",
+            "pyf.station.sockets",
             "pyf.station.tls",
             "pyf.station.burst",
             "pyf.station.length",

@@ -177,7 +177,7 @@ class Walk:
         return (Finding.MORE if left or at != end else Finding.ALONE), 0, 0
 
 
-_walk: Walk = getattr(compiled("_census"), "Walk", Walk)(_FORMS)
+_walk: Walk = getattr(compiled("pyf.transport._census"), "Walk", Walk)(_FORMS)
 
 
 def check(data: bytes | memoryview, bounds: Bounds) -> bool:

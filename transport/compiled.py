@@ -15,10 +15,10 @@ PURE = "PYF_STATION_PURE"
 
 
 def compiled(name: str) -> ModuleType | None:
-    """Return the compiled module of that *name*; None where it is not there, or ruled out."""
+    """Return the compiled module of that full *name*; None where it is not there, or ruled out."""
     if os.environ.get(PURE):
         return None
     try:
-        return import_module(f"pyf.transport.{name}")
+        return import_module(name)
     except ImportError:  # It was installed without a compiler.
         return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyf.transport.frames import Frame, FrameParser
     from pyf.transport.pieces import Pending
 
-_compiled = compiled("_fastpath")
+_compiled = compiled("pyf.transport._fastpath")
 
 store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: False)
 """Store what came for a machine if nothing came before it that is not parsed; return whether so."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pyf.transport.intake import Done, Intake, Speaker
     from pyf.transport.pieces import encode_pieces
 else:
-    _compiled = compiled("_accelerator")
+    _compiled = compiled("pyf.transport._accelerator")
     _chosen = _compiled or codec
     _intake = _compiled or intake
     Done, Intake, Speaker = _intake.Done, _intake.Intake, _intake.Speaker

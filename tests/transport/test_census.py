@@ -51,7 +51,7 @@ SMALL = Limits(max_packet=MIB)
 SMALL_BOUNDS = bounds(SMALL, "max_packet")
 
 
-WALKS = {"python": Walk, "compiled": getattr(compiled("_census"), "Walk", None)}
+WALKS = {"python": Walk, "compiled": getattr(compiled("pyf.transport._census"), "Walk", None)}
 
 
 @pytest.fixture(autouse=True, params=list(WALKS))

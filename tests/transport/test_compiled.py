@@ -19,14 +19,14 @@ def module(monkeypatch):
 
 
 def test_what_is_compiled_is_used_where_it_is_installed(module):
-    assert compiled("_something") is module
+    assert compiled("pyf.transport._something") is module
 
 
 def test_the_environment_can_choose_python(monkeypatch):
     monkeypatch.setenv(PURE, "1")
-    assert compiled("_something") is None
+    assert compiled("pyf.transport._something") is None
 
 
 def test_python_is_used_where_nothing_could_be_compiled(monkeypatch):
     monkeypatch.setitem(sys.modules, NAME, None)
-    assert compiled("_something") is None
+    assert compiled("pyf.transport._something") is None

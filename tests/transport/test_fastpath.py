@@ -30,7 +30,9 @@ from pyf.transport.pieces import encode_pieces
 
 LEAST = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
 FIELD = encode_packet({"a": 1})
-ORDINARY = pytest.mark.skipif(compiled("_fastpath") is None, reason="nothing is compiled here")
+ORDINARY = pytest.mark.skipif(
+    compiled("pyf.transport._fastpath") is None, reason="nothing is compiled here"
+)
 SIZES = (0, SMALL, LARGE, INITIAL_BYTES // 2, INITIAL_BYTES, 2 * INITIAL_BYTES)
 
 

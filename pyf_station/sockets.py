@@ -1,0 +1,43 @@
+"""Reading and writing a socket that never waits: where it can be, without a change of threads.
+
+Python lets other threads go on during each call of the system. Behind one that takes a microsecond
+this thread then has to wait for its turn again, for milliseconds where others compute.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from pyf.transport.compiled import compiled
+
+
+def _receive(sock: socket.socket, most: int) -> bytes | None:
+    try:
+        return sock.recv(most)
+    except (BlockingIOError, InterruptedError):
+        return None
+
+
+_compiled = compiled("pyf.station._sockets")
+
+receive: Callable[[socket.socket, int], bytes | None] = getattr(_compiled, "receive", _receive)
+"""Return what has come, so many bytes at the most; None if nothing has, b"" where nothing will.
+
+Raises OSError.
+"""
+
+
+def _send(sock: socket.socket, buffers: list[Any]) -> int:
+    return sock.send(b"".join(buffers))
+
+
+# A method in C, unless the system has none: no signal handler can raise between the write and what
+# its caller does about it.
+_write = getattr(socket.socket, "sendmsg", _send)
+send: Callable[[socket.socket, list[Any]], int] = getattr(_compiled, "send", _write)
+"""Write some of the buffers; return how many bytes the system has taken, 1 at least.
+
+Raises OSError; BlockingIOError where it takes none.
+"""
