@@ -112,8 +112,9 @@ them again, for any case.
 
 A small extension does what costs most: encoding the packets as the source gives them, decoding a batch straight to Packets, and
 reading their fields; another takes a batch that is whole, in its turn and under credit in one step, which is what a packet that
-comes alone needs. They are compiled where there is a compiler; `PYF_STATION_PURE=1` shows what Python alone does. The rest of
-the client's time is its source's and the socket's; that of the server, the handler's.
+comes alone needs; a third reads and writes what is small before another thread has its turn, which is what many threads need.
+They are compiled where there is a compiler; `PYF_STATION_PURE=1` shows what Python alone does. The rest of the client's time is
+its source's and the socket's; that of the server, the handler's.
 
 ![The client's time](performance/flame-there-client.svg)
 
