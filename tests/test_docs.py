@@ -216,7 +216,7 @@ PRIVATE = {
     "Station": {"abandon"},
     "Bench": {"client", "cut_client", "most"},
     "pyf.transport.speed": {
-        *("Done", "Intake", "decode", "decode_maps", "decode_quickly", "encode_each"),
+        *("Done", "Intake", "Speaker", "decode", "decode_maps", "decode_quickly", "encode_each"),
         *("encode_pieces", "unroll"),
     },
 }
