@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import socket
+from typing import Any, Final, Protocol
 
 from twisted.internet import main
 from twisted.internet.tcp import Connection
 
 from pyf.station import sockets
+
+SMALL: Final = 16 * 1024
+"""Bytes that are read in less time than a change of threads takes."""
 
 
 class BufferedProtocol(Protocol):
@@ -36,8 +40,8 @@ class Direct:
         self._protocol = protocol
         self._is_tcp = isinstance(transport, Connection)
         if self._is_tcp:
-            # Whether the protocol had a buffer for what was read last.
-            self._in_place = False
+            # Whether the protocol had a buffer for what was read last, and whether that was much.
+            self._in_place = self._much = False
             # Reactors look it up for each event.
             transport.doRead = self._do_read
 
@@ -68,9 +72,11 @@ class Direct:
     def _read(self, buffer: memoryview | None) -> object:
         transport = self._transport
         got: Any
+        # Handlers go on meanwhile where there is much to read.
+        receive = socket.socket.recv if self._much else sockets.receive
         try:
             if buffer is None:
-                got = sockets.receive(transport.socket, transport.bufferSize)
+                got = receive(transport.socket, transport.bufferSize)
             else:
                 got = transport.socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
@@ -82,6 +88,7 @@ class Direct:
         if not got:
             return main.CONNECTION_DONE
         if buffer is None:
+            self._much = len(got) > SMALL
             self._protocol.dataReceived(got)
         else:
             self._protocol.buffer_updated(got)

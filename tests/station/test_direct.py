@@ -9,7 +9,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
 
-from pyf.station.direct import Direct
+from pyf.station.direct import SMALL, Direct
 
 
 class Reader(Protocol):
@@ -60,6 +60,25 @@ def test_what_has_none_is_given_as_bytes(pair):
     peer.send(b"abc")
     assert transport.doRead() is None
     assert transport.protocol.given == [b"abc"]
+
+
+def test_what_comes_behind_much_is_read_and_what_does_not_come_is_not_missed(pair):
+    transport, peer = pair
+    Direct(transport, transport.protocol)
+    for size in (SMALL + 1, 3, 0, 3):
+        peer.send(bytes(size))
+        assert transport.doRead() is None
+    assert [len(data) for data in transport.protocol.given] == [SMALL + 1, 3, 3]
+
+
+def test_nothing_is_missed_where_nothing_comes_behind_much(pair):
+    transport, peer = pair
+    Direct(transport, transport.protocol)
+    peer.send(bytes(SMALL + 1))
+    assert [transport.doRead(), transport.doRead()] == [None, None]
+    peer.send(b"abc")
+    assert transport.doRead() is None
+    assert transport.protocol.given[1:] == [b"abc"]
 
 
 def test_the_rest_of_what_has_begun_is_read_in_the_same_turn(pair):
