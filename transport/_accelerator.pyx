@@ -258,6 +258,7 @@ cdef class Speaker:
     cdef public Intake _outbox
 
     @cython.binding(False)  # Python calls what is plain in C without a detour.
+    @cython.nonecheck(True)
     def message(self, packet, /):
         return self._outbox.on_full() if self._outbox.take(packet) else self._outbox.done
 

@@ -153,8 +153,8 @@ class Machine:
 
     def _send_batches(self, flow: FlowMachine, pending: Pending, most: int) -> int:
         """Send from the left of *pending* what the credit allows; return how many packets."""
-        total = 0
         send = flow.send
+        total = 0
         while pending:
             batch, buffers, size = send.take(pending, self._largest(flow, most))
             if not batch:

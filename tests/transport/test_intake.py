@@ -100,6 +100,12 @@ def test_a_speaker_puts_what_it_says_into_its_outbox(kind):
     assert list(outbox.pending) == [encode_packet({"n": 1})]
 
 
+@pytest.mark.parametrize("kind", [Speaker, speed.Speaker], ids=["python", "as used"])
+def test_a_speaker_without_an_outbox_says_so(kind):
+    with pytest.raises(AttributeError):
+        kind().message({})
+
+
 @pytest.mark.parametrize("kind", [Done, speed.Done], ids=["python", "as used"])
 def test_what_is_done_can_be_awaited_by_anybody_again_and_again(kind):
     done = kind()
