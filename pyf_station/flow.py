@@ -18,6 +18,7 @@ from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError, speed
 from pyf.transport.frames import Batch
 from pyf.transport.speed import Intake, Speaker, unroll
+from pyf.transport.window import grant_due
 
 _DONE: Final = speed.Done()
 
@@ -28,8 +29,8 @@ class _Reader:
     def __init__(self, session: Session) -> None:
         self._session = session
         # What the client needs to hear of; the windows say the same.
-        self._due_packets = (session.carrier.limits.window_packets + 1) // 2
-        self._due_bytes = (session.window_bytes + 1) // 2
+        self._due_packets = grant_due(session.carrier.limits.window_packets)
+        self._due_bytes = grant_due(session.window_bytes)
         self._packets = self._bytes = 0
         self._ended = False
         self._ending: StationError | None = None

@@ -22,7 +22,7 @@ BUDGETS: dict[str, Allowance] = {
     "PING": Allowance(100, 10),  # for silence, and for the end of a call
     "PONG": Allowance(100, 10),  # as many as were asked for
     "GOAWAY": Allowance(10, 1),  # one leaves once, or twice if it gets worse
-    "CREDIT": Allowance(100_000, 10_000),  # for each, half a window has to be consumed
+    "CREDIT": Allowance(100_000, 10_000),  # for each, a quarter of a window was consumed
     "CANCEL": Allowance(20_000, 2_000),  # a flow was wanted when it was opened
     "ABORT": Allowance(20_000, 2_000),  # likewise
     "STOP": Allowance(20_000, 2_000),  # likewise

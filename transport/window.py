@@ -5,8 +5,9 @@
 2. A batch may be sent if, with it, neither limit is passed.
 3. A batch of one packet may pass the limit in bytes if, before it, at least half of the window in
    bytes is open. So a packet larger than the window passes, and a receiver holds at most one such.
-4. A receiver grants credit once half of a window, in packets or in bytes, has been consumed since
-   its last grant. So a sender that waits will hear of it, and credit costs little.
+4. A receiver grants credit once a quarter of a window, in packets or in bytes, has been consumed
+   since its last grant. So a sender that waits will hear of it, one whose frames are half a window
+   hears of each, and credit costs little.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
 
 SLACK = 16
 """The part of a frame, one in so many, that is left for packets larger than those before."""
+
+
+def grant_due(window: int) -> int:
+    """Return how much of *window* has to be consumed before credit is granted again."""
+    return (window + 3) // 4
 
 
 class SendWindow:
@@ -164,7 +170,7 @@ class ReceiveWindow:
         self._most = MAX_WINDOW
         self._peer = SendWindow(packets, size)
         # At how many in all the next CREDIT is due.
-        self._due_packets, self._due_bytes = (packets + 1) // 2, (size + 1) // 2
+        self._due_packets, self._due_bytes = grant_due(packets), grant_due(size)
 
     @property
     def received_packets(self) -> int:
@@ -207,9 +213,9 @@ class ReceiveWindow:
         return self.consumed_packets >= self._due_packets or self.consumed_bytes >= self._due_bytes
 
     def _plan(self) -> None:
-        """Have the next CREDIT be due once half of a window more has been consumed."""
-        self._due_packets = self.consumed_packets + (self.window_packets + 1) // 2
-        self._due_bytes = self.consumed_bytes + (self.window_bytes + 1) // 2
+        """Have the next CREDIT be due once a quarter of a window more has been consumed."""
+        self._due_packets = self.consumed_packets + grant_due(self.window_packets)
+        self._due_bytes = self.consumed_bytes + grant_due(self.window_bytes)
 
     def narrow(self, size: int) -> None:
         """Grant no more than *size* bytes at a time, for the peer cannot use more.

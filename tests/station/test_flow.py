@@ -277,28 +277,28 @@ def test_a_batch_that_cannot_be_decoded_breaks_the_connection_off(open_flow, bat
 # What the client hears of it
 
 
-def test_credit_is_due_at_half_a_window_of_packets(open_flow, batch, carrier):
+def test_credit_is_due_at_a_quarter_of_a_window_of_packets(open_flow, batch, carrier):
     carrier.limits = Limits(window_packets=INITIAL_PACKETS)
     state, flow = open_flow()
-    half = INITIAL_PACKETS // 2
-    incoming = batch(*({"n": n} for n in range(half - 1)))
-    last = batch({"n": half})
+    quarter = INITIAL_PACKETS // 4
+    incoming = batch(*({"n": n} for n in range(quarter - 1)))
+    last = batch({"n": quarter})
     state.receive(incoming)
     state.receive(last)
     state.end()
-    for _ in range(half - 1):
+    for _ in range(quarter - 1):
         next(flow)
     carrier.turn()
     assert carrier.consumed == []
-    assert list(flow) == [{"n": half}]
+    assert list(flow) == [{"n": quarter}]
     carrier.turn()
-    assert carrier.consumed == [(7, half, incoming.size + last.size)]
+    assert carrier.consumed == [(7, quarter, incoming.size + last.size)]
 
 
-def test_credit_is_due_at_half_a_window_of_bytes(open_flow, batch, carrier):
+def test_credit_is_due_at_a_quarter_of_a_window_of_bytes(open_flow, batch, carrier):
     carrier.limits = Limits(window_bytes=INITIAL_BYTES)
     state, flow = open_flow()
-    incoming = [batch({"data": bytes(INITIAL_BYTES // 4)}) for _ in range(4)]
+    incoming = [batch({"data": bytes(INITIAL_BYTES // 8)}) for _ in range(4)]
     for each in incoming:
         state.receive(each)
     state.end()

@@ -362,7 +362,7 @@ def test_a_client_that_cannot_connect_any_more_says_so(proxied, log, monkeypatch
 @pytest.mark.parametrize("keeps", ["client", "server"])
 def test_what_is_kept_may_be_less_than_a_window(proxied, keeps):
     """
-    Then it is the window: credit comes as half of it has been taken, either way.
+    Then it is the window: credit comes as a quarter of it has been taken, either way.
     """
     limits = Limits(retention=KEPT) if keeps == "client" else None
     policy = {"retention": KEPT} if keeps == "server" else {}

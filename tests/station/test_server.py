@@ -779,15 +779,15 @@ def test_a_handler_that_does_not_read_stops_its_client_after_one_window(peer, ga
     assert not client.of(CreditReceived)
 
 
-def test_a_handler_that_reads_gives_credit_at_half_a_window(peer):
+def test_a_handler_that_reads_gives_credit_at_a_quarter_of_a_window(peer):
     limits = Limits(window_packets=INITIAL_PACKETS)
     client = peer(async_reading, limits=limits)
     flow = client.open()
-    half = INITIAL_PACKETS // 2
-    client.send(flow, *({"n": n} for n in range(half)))
-    assert [event.consumed for event in client.of(CreditReceived)] == [half]
+    quarter = INITIAL_PACKETS // 4
+    client.send(flow, *({"n": n} for n in range(quarter)))
+    assert [event.consumed for event in client.of(CreditReceived)] == [quarter]
     assert client.machine.room(flow)[0] == INITIAL_PACKETS
-    client.send(flow, *({"n": n} for n in range(half - 1)))
+    client.send(flow, *({"n": n} for n in range(quarter - 1)))
     assert len(client.of(CreditReceived)) == 1
 
 

@@ -186,14 +186,14 @@ def test_going_over_credit_names_limit_and_option(packets, size, limit, actual, 
     assert receiver.received_packets == 2
 
 
-def test_credit_is_due_once_half_of_a_window_is_consumed():
+def test_credit_is_due_once_a_quarter_of_a_window_is_consumed():
     receiver = ReceiveWindow(10, 100)
-    assert not receiver.consume(4, 40)
+    assert not receiver.consume(2, 20)
     assert receiver.consume(1, 1)
-    assert receiver.grant() == (15, 141)
-    assert not receiver.consume(4, 49)
+    assert receiver.grant() == (13, 121)
+    assert not receiver.consume(2, 24)
     assert receiver.consume(0, 1)
-    assert receiver.grant() == (19, 191)
+    assert receiver.grant() == (15, 146)
 
 
 def test_counts_must_agree():
