@@ -115,6 +115,7 @@ class StationProtocol(Protocol):
                 *(server.reactor, server.clock, self._machine, self.transport),
                 flush=self.flush,
                 give_up=self._give_up,
+                hear=self._direct.hear,
             )
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name

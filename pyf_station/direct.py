@@ -13,6 +13,10 @@ from pyf.station import sockets
 SMALL: Final = 16 * 1024
 """Bytes that are read in less time than a change of threads takes."""
 
+LOW_WATER: Final = 256 * 1024
+"""Bytes of the rest of a frame that are worth a turn of the reactor. One for each segment of TCP
+would take as long as the copying; for more than this, a processor's cache is too small."""
+
 
 class BufferedProtocol(Protocol):
     """A protocol that gives the buffers which are read to, like one of asyncio's."""
@@ -33,6 +37,9 @@ class Direct:
     Of TCP, what is large is read into the buffers of its *protocol*, where Twisted would read 64
     KiB at a time into objects of its own; and what is written leaves at once, where Twisted would
     wait until the selector has told it that it may. Nobody else may write to the transport.
+
+    The rest of a large frame is read in large pieces: the system keeps what has come until there is
+    so much of it. Whoever wants to know whether anything has come calls ``hear`` first.
     """
 
     def __init__(self, transport: Any, protocol: BufferedProtocol) -> None:
@@ -42,6 +49,7 @@ class Direct:
         if self._is_tcp:
             # Whether the protocol had a buffer for what was read last, and whether that was much.
             self._in_place = self._much = False
+            self._low_water = 1
             # Reactors look it up for each event.
             transport.doRead = self._do_read
 
@@ -59,6 +67,19 @@ class Direct:
             transport.write(b"".join(buffers)[sent:])
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
+    def hear(self) -> bool:
+        """Have the reactor read in its next turn what the system keeps; return whether it does."""
+        kept = self._is_tcp and self._low_water > 1
+        if kept:
+            self._expect(1)
+        return kept
+
+    def _expect(self, size: int) -> None:
+        """Have the reactor read once *size* bytes have come."""
+        if size != self._low_water:
+            self._low_water = size
+            sockets.set_low_water(self._transport.socket, size)
+
     def _do_read(self) -> object:
         """Read what has come; return how the connection has ended, if it has."""
         buffer = self._protocol.get_buffer() if self._in_place else None
@@ -67,6 +88,9 @@ class Direct:
             buffer = self._protocol.get_buffer()
             ended = None if buffer is None else self._read(buffer)
         self._in_place = buffer is not None
+        if ended is None:
+            rest = self._protocol.get_buffer() if self._in_place else None
+            self._expect(1 if rest is None else min(len(rest), LOW_WATER))
         return ended
 
     def _read(self, buffer: memoryview | None) -> object:

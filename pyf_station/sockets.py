@@ -7,7 +7,9 @@ this thread then has to wait for its turn again, for milliseconds where others c
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pyf.transport.compiled import compiled
@@ -41,3 +43,14 @@ send: Callable[[socket.socket, list[Any]], int] = getattr(_compiled, "send", _wr
 
 Raises OSError; BlockingIOError where it takes none.
 """
+
+
+def set_low_water(sock: socket.socket, size: int) -> None:
+    """Have a selector report *sock* once *size* bytes have come, or nothing more will.
+
+    Linux does so earlier, too, where its buffer is full (SO_RCVLOWAT in socket(7)); others might
+    wait for what there is no room for, and report it as ever. So does a socket that is closed.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)

@@ -56,7 +56,8 @@ class Watch:
 
     It calls *flush* where a PING is to be written, and *give_up* with what has lasted too long. It
     hears from the transport, as its producer, whether what is written leaves; it never stops
-    anything from being written.
+    anything from being written. *hear* has the reactor read what the system keeps, and returns
+    whether it keeps anything.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Watch:
         *,
         flush: Callable[[], object],
         give_up: Callable[[Overdue], object],
+        hear: Callable[[], bool] = bool,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
         self._transport = transport
         self._flush = flush
         self._give_up = give_up
+        self._hear = hear
         self._patience = Patience(machine, partial(_progress, transport), clock())
         self.unread: int = 0
         """Bytes written without credit since what is written began to pile up."""
@@ -141,6 +144,9 @@ class Watch:
 
     def _look(self, *, sure: bool) -> None:
         self._call = None
+        if not sure and self._hear():
+            self._set(0.0, sure=True)
+            return
         overdue = self._patience.look(self._clock())
         if overdue is None:
             self._flush()

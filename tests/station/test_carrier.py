@@ -10,6 +10,7 @@ from twisted.internet.tcp import Server
 from twisted.logger import LogLevel, globalLogPublisher
 
 from pyf.station import StationClient
+from pyf.station.direct import Direct
 from pyf.station.pace import TURN
 from pyf.transport import BadFlowEnding, Limits, encode_packet
 from pyf.transport.budget import BUDGETS, Allowance
@@ -170,6 +171,25 @@ def test_what_came_while_the_reactor_was_busy_counts_before_a_client_is_given_up
     assert not client.transport.half_closed
     client.protocol.dataReceived(PING)
     passes(client, 9.5)
+    assert not client.transport.half_closed
+
+
+def test_what_the_system_keeps_is_read_before_a_client_is_asked_or_given_up(peer, monkeypatch):
+    """
+    It keeps the next piece of a large frame until there is more; here, as long as nobody looks.
+    """
+    limits = Limits(frame_timeout=1000.0)
+
+    def hear(_):
+        client.reactor.callLater(0, client.protocol.dataReceived, b"\0")
+        return True
+
+    monkeypatch.setattr(Direct, "hear", hear)
+    client = peer(reading, limits=limits)
+    flow = client.open({"n": 0})
+    client.protocol.dataReceived(encode_batch(FrameType.DATA, flow, 0, 1, bytes(1000))[0])
+    passes(client, 200)
+    assert pings(client) == 0
     assert not client.transport.half_closed
 
 

@@ -1,6 +1,8 @@
 """Reading into place and writing at once: what a TCP connection of Twisted's does then."""
 
+import select
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +11,10 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
 
-from pyf.station.direct import SMALL, Direct
+from pyf.station.direct import LOW_WATER, SMALL, Direct
+
+WAIT = 30.0
+"""Seconds that anything may take before a test fails."""
 
 
 class Reader(Protocol):
@@ -98,6 +103,112 @@ def test_the_rest_of_what_has_begun_is_read_in_the_same_turn(pair):
     peer.send(b"abcdef")
     assert transport.doRead() is None
     assert transport.protocol.given == [b"ab", b"cdef"]
+
+
+class Tcp:
+    """
+    A connection over TCP that is in the middle of a large frame, and what a selector says of it.
+    """
+
+    def __init__(self, rest):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.peer = socket.create_connection(listening.getsockname())
+            self.ours, _ = listening.accept()
+        self.reader: Any = Reader()
+        reactor: Any = MemoryReactor()
+        self.transport = Connection(self.ours, self.reader, reactor)
+        self.direct = Direct(self.transport, self.reader)
+        self.buffers = [bytearray(rest)]
+        # As a parser does: the frame has a buffer once it has begun, and what comes is read to it.
+        self.reader.dataReceived = lambda _: setattr(self.reader, "buffers", self.buffers)
+        self.reader.buffer_updated = self.updated
+        self.come = 0
+        self.send(1)
+        assert self.is_read()
+
+    def updated(self, size):
+        self.come += size
+        self.buffers[0] = self.buffers[0][size:]
+        if not self.buffers[0]:
+            self.buffers.pop()
+
+    def send(self, size):
+        self.peer.sendall(bytes(size))
+
+    def is_read(self, seconds=WAIT):
+        """
+        Whether a reactor would read, within so many seconds; have it do so.
+        """
+        reads = bool(select.select([self.ours], [], [], seconds)[0])
+        if reads:
+            self.transport.doRead()
+        return reads
+
+
+@pytest.fixture
+def tcp():
+    made = []
+
+    def make(rest):
+        made.append(Tcp(rest))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.peer.close()
+        each.ours.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others read what comes as it comes")
+def test_of_a_large_frame_little_is_not_worth_a_turn(tcp):
+    """
+    Unless somebody asks whether anything has come: then it is read, and more is worth it again.
+    """
+    large = tcp(3 * LOW_WATER)
+    large.send(LOW_WATER - 1)
+    assert not large.is_read(0)
+    assert large.direct.hear()
+    assert not large.direct.hear()
+    assert large.is_read()
+    assert large.come == LOW_WATER - 1
+    large.send(1)
+    assert not large.is_read(0)
+    large.send(LOW_WATER)
+    while large.come < 2 * LOW_WATER:
+        assert large.is_read()
+
+
+def test_the_end_of_a_large_frame_is_read_as_it_comes_and_so_is_what_follows(tcp):
+    large = tcp(LOW_WATER + 10)
+    large.send(LOW_WATER)
+    while large.come < LOW_WATER:
+        assert large.is_read()
+    large.send(10)
+    while large.come < LOW_WATER + 10:
+        assert large.is_read()
+    assert not large.direct.hear()
+    large.reader.buffers = []
+    large.reader.dataReceived = large.reader.given.append
+    large.send(1)
+    assert large.is_read()
+    assert large.reader.given == [b"\0"]
+
+
+def test_the_end_of_a_connection_is_heard_in_a_large_frame(tcp):
+    large = tcp(3 * LOW_WATER)
+    large.send(1)
+    large.peer.close()
+    while large.come < 1:
+        assert large.is_read()
+    assert large.transport.doRead() is main.CONNECTION_DONE
+
+
+def test_a_socket_that_is_closed_in_a_large_frame_is_no_error(tcp):
+    large = tcp(3 * LOW_WATER)
+    large.reader.buffer_updated = lambda _: large.ours.close()
+    large.send(LOW_WATER)
+    assert large.is_read()
+    large.direct.hear()
 
 
 @pytest.mark.parametrize("buffered", [False, True])
