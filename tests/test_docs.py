@@ -426,6 +426,7 @@ def test_defaults_are_those_that_the_pages_name() -> None:
     assert "`Limits.max_packet` (16 MiB)" in text
     assert Limits().window_packets == 32768
     assert "4 MiB or 32768 packets" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "32,768 packets or 4 MiB" in (DOCS / "window.svg").read_text(encoding="utf-8")
     assert STOP_GRACE == 1.5
     assert "Handlers have\n1.5 seconds" in text
 
