@@ -60,7 +60,7 @@ def next_frame(parser):
     if not <int64_t>least <= length <= <int64_t>most:
         return None
     identity, payload = number32(at + 5), PyBytes_FromStringAndSize(<const char*>at + HEAD, length)
-    advance(parser, there, HEAD + length)
+    advance(parser, at[4], there, HEAD + length)
     return new_tuple(Frame, (kind, identity, payload))
 
 
@@ -102,7 +102,7 @@ def receive_batch(machine):
         left["small batch"] -= 1
     window.sent_packets = first + count
     window.sent_bytes = before + size
-    advance(parser, there, HEAD + length)
+    advance(parser, taken, there, HEAD + length)
     batch = Batch.__new__(Batch)
     batch.first = first
     batch.packets = count
@@ -159,7 +159,7 @@ cdef inline object first_chunk(parser):
     return chunk if type(chunk) is bytes else None
 
 
-cdef int advance(parser, int64_t there, int64_t size) except -1:
+cdef int advance(parser, int kind, int64_t there, int64_t size) except -1:
     """Go on behind a frame of *size* bytes, of which so many or more are *there*."""
     parser.frames += 1
     parser._needed = HEAD
@@ -170,7 +170,7 @@ cdef int advance(parser, int64_t there, int64_t size) except -1:
     else:
         parser._at += size
     if parser._spares:
-        parser._spares.clear()
+        parser._let_go(kind)
     return 0
 
 

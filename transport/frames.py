@@ -78,7 +78,11 @@ ARRAY32 = 0xDD
 REACH = 7
 """How many times what has come of a large frame memory is made for what is still to come."""
 SPARES = 2
-"""Buffers that are kept from large frames for the next ones, until a small frame comes."""
+"""Buffers that are kept from large frames for the next ones: memory that is new costs as much as
+copying to it."""
+SPARE_AGE = 64
+"""Small frames in a row of those that come between large ones, after which no buffer is kept; any
+other frame says sooner that nothing large is on its way."""
 SPARE = HEADER.size + BATCH.size + LARGE_BATCH_BYTES
 """Bytes of the largest of them."""
 STEP = 4 * KIB
@@ -99,6 +103,7 @@ _BATCH_HEAD = Struct(HEADER.format + BATCH.format.strip(">"))
 # How an alert and a handshake of TLS begin, in every version of it.
 _TLS = (b"\x15\x03", b"\x16\x03")
 _BATCHES = frozenset({FrameType.DATA, FrameType.MESSAGE})
+_BETWEEN = _BATCHES | {FrameType.CREDIT}
 _KNOWN = {int(frame): frame for frame in FrameType}
 
 # Shortest and longest payload; for what carries packets, the limits of the receiver say more.
@@ -235,8 +240,9 @@ class FrameParser:
         self._needed = HEADER.size
         # Where a large frame is put together, before what is in the chunks.
         self._buffer: bytearray | None = None
-        # Where those before were: memory that is new costs as much as copying to it.
+        # Where those before were, and how many frames have needed none since.
         self._spares: deque[bytearray] = deque(maxlen=SPARES)
+        self._spare_age = 0
         self.frames: int = 0
         """How many frames it has given."""
         self._limits = {
@@ -318,7 +324,7 @@ class FrameParser:
             return None
         self._needed = _HEAD
         if self._spares:
-            self._spares.clear()
+            self._let_go(number)
         self.frames += 1
         if end > whole:
             self._cut(_HEAD)
@@ -347,6 +353,12 @@ class FrameParser:
             self._spares.append(room)
         return room
 
+    def _let_go(self, number: int) -> None:
+        """Keep no spare any longer, if a small frame of this type says that none will be needed."""
+        self._spare_age += 1
+        if number not in _BETWEEN or self._spare_age >= SPARE_AGE:
+            self._spares.clear()
+
     def _fill(self, data: bytes) -> bytes:
         """Copy *data* to where it belongs in the buffer; return what goes beyond that."""
         if rest := self.get_buffer():
@@ -360,6 +372,7 @@ class FrameParser:
         """Return the frame that fills *buffer*."""
         payload = memoryview(buffer)[HEADER.size : self._needed]
         self._buffer = None
+        self._spare_age = 0
         self._size -= self._needed
         self._needed = HEADER.size
         self.frames += 1

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyf.transport import Limits, RemoteProtocolError, encode_packet
+from pyf.transport import Limits, RemoteProtocolError, encode_packet, fastpath
 from pyf.transport.frames import (
     BATCH,
     HEADER,
     REACH,
     RESULT,
     SPARE,
+    SPARE_AGE,
     Frame,
     FrameParser,
     FrameType,
@@ -203,12 +204,42 @@ def test_new_memory_is_for_what_has_come_and_a_buffer_of_before_for_any_frame_th
     assert again.obj is used
 
 
-def test_buffers_are_let_go_as_a_small_frame_comes():
+@pytest.fixture(params=[None, fastpath.next_frame], ids=["Python", "compiled"])
+def next_small(request):
+    """
+    Have a parser give a small frame of a type, each way there is.
+    """
+    payloads = {FrameType.PING: bytes(8), FrameType.END: bytes(8), FrameType.CREDIT: bytes(24)}
+
+    def give(reader: FrameParser, kind: FrameType) -> None:
+        reader.receive_data(b"".join(encode_frame(kind, 1, payloads.get(kind, bytes(20)))))
+        frame = request.param and request.param(reader)
+        frame = frame or reader.next_frame()
+        assert frame.type == kind
+
+    return give
+
+
+@pytest.mark.parametrize("kind", [FrameType.PING, FrameType.END])
+def test_buffers_are_let_go_as_a_frame_says_that_none_is_needed(next_small, kind):
     """A connection that has nothing large to ship any more keeps no memory for it."""
     reader = parser()
     buffer = large_frame(reader, b"x").payload.obj
-    reader.receive_data(b"".join(encode_frame(FrameType.PING, 0, bytes(8))))
-    assert reader.next_frame() is not None
+    next_small(reader, kind)
+    assert large_frame(reader, b"x").payload.obj is not buffer
+
+
+def test_buffers_are_kept_while_large_frames_come_between_small_ones(next_small):
+    """
+    Not for long: a flow's packets may have become small.
+    """
+    reader = parser()
+    buffer = large_frame(reader, b"x").payload.obj
+    for kind in (FrameType.DATA, FrameType.MESSAGE, FrameType.CREDIT) * 21:
+        next_small(reader, kind)
+    assert large_frame(reader, b"x").payload.obj is buffer
+    for _ in range(SPARE_AGE):
+        next_small(reader, FrameType.DATA)
     assert large_frame(reader, b"x").payload.obj is not buffer
 
 
