@@ -71,11 +71,13 @@ class Direct:
         """Have the reactor read in its next turn what the system keeps; return whether it does."""
         kept = self._is_tcp and self._low_water > 1
         if kept:
-            self._expect(1)
+            self._expect(None)
         return kept
 
-    def _expect(self, size: int) -> None:
-        """Have the reactor read once *size* bytes have come."""
+    def _expect(self, rest: memoryview | None) -> None:
+        """Have the reactor read once much of the *rest* has come, or anything where there is none.
+        """
+        size = 1 if rest is None else min(len(rest), LOW_WATER)
         if size != self._low_water:
             self._low_water = size
             sockets.set_low_water(self._transport.socket, size)
@@ -88,9 +90,8 @@ class Direct:
             buffer = self._protocol.get_buffer()
             ended = None if buffer is None else self._read(buffer)
         self._in_place = buffer is not None
-        if ended is None:
-            rest = self._protocol.get_buffer() if self._in_place else None
-            self._expect(1 if rest is None else min(len(rest), LOW_WATER))
+        if ended is None and (self._in_place or self._low_water > 1):
+            self._expect(self._protocol.get_buffer())
         return ended
 
     def _read(self, buffer: memoryview | None) -> object:
