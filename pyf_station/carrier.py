@@ -496,4 +496,4 @@ class StationProtocol(Protocol):
 
     def _write(self, out: list[bytes]) -> None:
         if out and self.connected and not self._leaving:
-            self._direct.write(out)
+            self._direct.writeSequence(out)

@@ -1,4 +1,4 @@
-"""A transport of Twisted's, past its detours where it is plain TCP."""
+"""A transport of Twisted's, past its detours where it is TCP."""
 
 from __future__ import annotations
 
@@ -32,31 +32,34 @@ class BufferedProtocol(Protocol):
 
 
 class Direct:
-    """Reads and writes by a *transport*. For the reactor's thread.
+    """A *transport*; what is not here is as that has it. For the reactor's thread.
 
-    Of TCP, what is large is read into the buffers of its *protocol*, where Twisted would read 64
-    KiB at a time into objects of its own; and what is written leaves at once, where Twisted would
-    wait until the selector has told it that it may. Nobody else may write to the transport.
+    Over TCP, what is written leaves at once, where Twisted would wait until the selector has told
+    it that it may. Nobody else may write to the transport. With a *protocol* what is large is read
+    into its buffers, where Twisted would read 64 KiB at a time into objects of its own.
 
     The rest of a large frame is read in large pieces: the system keeps what has come until there is
     so much of it. Whoever wants to know whether anything has come calls ``hear`` first.
     """
 
-    def __init__(self, transport: Any, protocol: BufferedProtocol) -> None:
+    def __init__(self, transport: Any, protocol: BufferedProtocol | None = None) -> None:
         self._transport = transport
-        self._protocol = protocol
+        self._protocol: Any = protocol
         self._is_tcp = isinstance(transport, Connection)
-        if self._is_tcp:
-            # Whether the protocol had a buffer for what was read last, and whether that was much.
-            self._in_place = self._much = False
-            self._low_water = 1
+        # Whether the protocol had a buffer for what was read last, and whether that was much.
+        self._in_place = self._much = False
+        self._low_water = 1
+        if self._is_tcp and protocol is not None:
             # Reactors look it up for each event.
             transport.doRead = self._do_read
 
-    def write(self, buffers: list[bytes]) -> None:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def writeSequence(self, buffers: list[bytes]) -> None:  # noqa: N802 - Twisted's name
         """Write *buffers*, behind what the system has not taken yet."""
         transport = self._transport
-        if not self._is_tcp or transport.dataBuffer:
+        if not self._is_tcp or transport.dataBuffer or not transport.connected:
             transport.writeSequence(buffers)
             return
         try:
@@ -69,14 +72,13 @@ class Direct:
 
     def hear(self) -> bool:
         """Have the reactor read in its next turn what the system keeps; return whether it does."""
-        kept = self._is_tcp and self._low_water > 1
+        kept = self._low_water > 1
         if kept:
             self._expect(None)
         return kept
 
     def _expect(self, rest: memoryview | None) -> None:
-        """Have the reactor read once much of the *rest* has come, or anything where there is none.
-        """
+        """Have the reactor read once much of the *rest* has come; where none is known, anything."""
         size = 1 if rest is None else min(len(rest), LOW_WATER)
         if size != self._low_water:
             self._low_water = size

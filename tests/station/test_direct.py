@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from twisted.internet import main
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.python.failure import Failure
 
 from pyf.station.direct import LOW_WATER, SMALL, Direct
 
@@ -230,7 +232,7 @@ def test_how_it_ends_is_told_as_twisted_does(pair, buffered):
 def test_what_is_written_leaves_at_once(pair):
     transport, peer = pair
     transport.connected = True
-    Direct(transport, transport.protocol).write([b"ab", b"c"])
+    Direct(transport, transport.protocol).writeSequence([b"ab", b"c"])
     assert peer.recv(10) == b"abc"
     assert not transport.reactor.writers
 
@@ -241,7 +243,7 @@ def test_what_the_system_does_not_take_waits_and_what_follows_waits_behind_it(pa
     direct = Direct(transport, transport.protocol)
     blocks = [bytes([number]) * 100_000 for number in range(20)]
     for block in blocks:
-        direct.write([block])
+        direct.writeSequence([block])
     assert transport.reactor.writers == {transport}
     come = b""
     while len(come) < 2_000_000:
@@ -249,7 +251,7 @@ def test_what_the_system_does_not_take_waits_and_what_follows_waits_behind_it(pa
         if transport in transport.reactor.writers:
             transport.doWrite()
     assert come == b"".join(blocks)
-    direct.write([b"end"])
+    direct.writeSequence([b"end"])
     assert peer.recv(10) == b"end"
 
 
@@ -260,11 +262,40 @@ def test_a_connection_that_is_lost_raises_nothing(pair):
     transport, peer = pair
     transport.connected = True
     peer.close()
-    Direct(transport, transport.protocol).write([b"abc"])
+    Direct(transport, transport.protocol).writeSequence([b"abc"])
     assert transport.doWrite() is main.CONNECTION_LOST
+
+
+def test_what_is_written_once_the_connection_is_lost_is_dropped(pair):
+    """
+    TLS may have something to say as it hears of that.
+    """
+    transport, _ = pair
+    direct = Direct(transport)
+    transport.connected = True
+    transport.connectionLost(Failure(ConnectionDone()))
+    direct.writeSequence([b"abc"])
 
 
 def test_any_other_transport_is_used_as_it_is():
     transport = StringTransport()
-    Direct(transport, Reader()).write([b"ab", b"c"])
+    Direct(transport, Reader()).writeSequence([b"ab", b"c"])
     assert transport.value() == b"abc"
+
+
+def test_without_a_protocol_reading_is_left_to_twisted(pair):
+    transport, peer = pair
+    Direct(transport)
+    peer.send(b"abc")
+    assert transport.doRead() is None
+    assert transport.protocol.given == [b"abc"]
+
+
+def test_all_else_is_as_the_transport_has_it():
+    transport = StringTransport(peerAddress="there")
+    direct = Direct(transport)
+    assert direct.getPeer() == "there"
+    direct.loseConnection()
+    assert transport.disconnecting
+    with pytest.raises(AttributeError, match="getHandle"):
+        direct.getHandle()

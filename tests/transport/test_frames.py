@@ -213,8 +213,8 @@ def next_small(request):
 
     def give(reader: FrameParser, kind: FrameType) -> None:
         reader.receive_data(b"".join(encode_frame(kind, 1, payloads.get(kind, bytes(20)))))
-        frame = request.param and request.param(reader)
-        frame = frame or reader.next_frame()
+        compiled = request.param and request.param(reader)
+        frame: Any = compiled or reader.next_frame()
         assert frame.type == kind
 
     return give
