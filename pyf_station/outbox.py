@@ -36,9 +36,9 @@ class Outbox(Intake):
     __slots__ = (
         "_changed",
         "_check",
-        "_most",
-        "_mosts",
         "_refuse",
+        "_room",
+        "_rooms",
         "_waiters",
         "_wake",
         "lock",
@@ -52,9 +52,10 @@ class Outbox(Intake):
         refuse: Callable[[], object],
         most: int = MOST,
     ) -> None:
-        self._mosts = min(most, MOST), min(most, MOST_LARGE)
-        self._most = self._mosts[False]
-        super().__init__(self._most)
+        # For small messages and for large ones.
+        self._rooms = min(most, MOST), MOST_LARGE
+        self._room = self._rooms[False]
+        super().__init__(self._room, most)
         self.lock: threading.Lock = threading.Lock()
         """Guards all but ``pending``, which is safe by itself."""
         self.shut: bool = False
@@ -81,8 +82,8 @@ class Outbox(Intake):
                 self._refuse()
                 return False
             self.pending.append(data)
-            self.space -= len(data) + EACH + self._most - self._mosts[large]
-            self._most = self._mosts[large]
+            self.space -= len(data) + EACH + self._room - self._rooms[large]
+            self._room = self._rooms[large]
         self._wake()
         return self.full
 
@@ -123,7 +124,7 @@ class Outbox(Intake):
     def count(self) -> None:
         """Count what is left, under the lock: something has been taken."""
         if not self.shut:
-            self.space = self._most - (self._left() if self.pending else 0)
+            self.space = self._room - (self._left() if self.pending else 0)
         self._tell()
 
     def _left(self) -> int:

@@ -221,13 +221,14 @@ cdef class Intake:
     cdef readonly object pending
     cdef object append
     cdef public Py_ssize_t space
+    cdef public Py_ssize_t most
     cdef public bint bulky
     cdef public bint resting
     cdef public object on_full
     cdef public object done
 
-    def __init__(self, Py_ssize_t space):
-        self.pending, self.space = deque(), space
+    def __init__(self, Py_ssize_t space, Py_ssize_t most):
+        self.pending, self.space, self.most = deque(), space, most
         self.append = self.pending.append
         self.bulky, self.resting, self.on_full = False, True, bool
 
@@ -243,7 +244,7 @@ cdef class Intake:
         data = encode_pieces(packet) if self.bulky else encode(packet)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data) if type(data) is bytes else len(data)
         cdef Py_ssize_t space = self.space - size - ROUND
-        if space < 0:
+        if space < 0 or size > self.most:
             return self.add_slowly(data)
         self.space = space
         self.append(data)

@@ -43,13 +43,15 @@ class Intake(ABC):
     Whoever takes packets from ``pending`` says how much room there is.
     """
 
-    __slots__ = ("bulky", "done", "on_full", "pending", "resting", "space")
+    __slots__ = ("bulky", "done", "most", "on_full", "pending", "resting", "space")
 
-    def __init__(self, space: int) -> None:
+    def __init__(self, space: int, most: int) -> None:
         self.pending: deque[Encoded] = deque()
         """Packets that have been added, and not been taken."""
         self.space: int = space
         """Bytes that may be added yet: below 0, there is no room."""
+        self.most: int = most
+        """Bytes of the largest packet that may be added without a question."""
         self.bulky: bool = False
         """Whether packets have large values of late: then these are not copied."""
         self.resting: bool = True
@@ -75,7 +77,7 @@ class Intake(ABC):
         # No lock: this is done for each packet. Threads that add at once may count too few of them,
         # until whoever takes them counts anew.
         space = self.space - len(data) - EACH
-        if space < 0:
+        if space < 0 or len(data) > self.most:
             return self.add_slowly(data)
         self.space = space
         self.pending.append(data)

@@ -10,6 +10,7 @@ import pytest
 from pyf.station import StationClient
 from pyf.station.outbox import EACH, MOST, MOST_LARGE, Outbox
 from pyf.transport import LocalProtocolError, PacketTooLarge
+from pyf.transport.limits import LARGE
 from pyf.transport.pieces import Encoded
 
 WAIT = 30.0
@@ -73,6 +74,26 @@ def test_it_is_full_of_few_large_messages():
     assert [owner.outbox.add({"data": blob}) for _ in range(count)].index(True) == count - 1
     left: list[Any] = list(owner.outbox.pending)[2:]
     assert all(each.buffers[1] is blob for each in left)
+
+
+def test_its_room_for_large_messages_is_not_that_of_the_largest_one():
+    """
+    One that is larger than what is harmless is asked about, though there is room.
+    """
+    owner = Owner(2 * LARGE)
+    blob = bytes(LARGE)
+    owner.outbox.add({"data": bytes(2 * LARGE - 100)})
+    while not owner.outbox.add({"data": blob}):
+        pass
+    owner.take(len(owner.outbox.pending))
+    while not owner.outbox.add({"data": blob}):
+        pass
+    packet = owner.outbox.pending[0]
+    assert len(owner.outbox.pending) == MOST_LARGE // (len(packet) + EACH) + 1
+    owner.take(len(owner.outbox.pending))
+    with pytest.raises(PacketTooLarge):
+        owner.outbox.add({"data": bytes(2 * LARGE)})
+    assert not owner.outbox.pending
 
 
 def test_small_messages_behind_large_ones_have_the_room_of_small_ones():

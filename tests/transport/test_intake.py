@@ -21,7 +21,7 @@ def intake(request: pytest.FixtureRequest) -> Any:
 
     class Queue(request.param):
         def __init__(self) -> None:
-            super().__init__(2 * (EACH + 4))
+            super().__init__(2 * (EACH + 4), 2 * EACH)
             self.told: list[Any] = []
 
         def add_slowly(self, data):
@@ -56,9 +56,17 @@ def test_what_there_is_no_room_for_is_left_to_the_queue(intake):
     assert intake.space == EACH
 
 
+def test_a_packet_that_is_too_large_is_left_to_the_queue_though_there_is_room(intake):
+    intake.space = 10 * EACH
+    packet = {"data": bytes(2 * EACH)}
+    assert intake.add(packet) is True
+    assert intake.told == [encode_packet(packet)]
+    assert (list(intake.pending), intake.space) == ([], 10 * EACH)
+
+
 def test_large_values_are_not_copied_where_there_were_such_of_late(intake):
     value = bytes(LARGE)
-    intake.space, intake.bulky = 2**20, True
+    intake.space, intake.most, intake.bulky = 2**20, 2**20, True
     intake.add({"data": value})
     (packet,) = intake.pending
     assert isinstance(packet, Pieces)
@@ -94,7 +102,7 @@ def test_a_speaker_puts_what_it_says_into_its_outbox(kind):
             pass
 
     speaker = kind()
-    speaker._outbox = outbox = Queue(100)
+    speaker._outbox = outbox = Queue(100, 100)
     outbox.done = "done"
     assert speaker.message({"n": 1}) == "done"
     assert list(outbox.pending) == [encode_packet({"n": 1})]
