@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from math import inf
-from operator import contains
 from typing import Any, NamedTuple
 
 from pyf.transport import frames, speed
@@ -371,9 +370,10 @@ def _decode_fields(
     fields = speed.decode(memoryview(payload)[start:], bounds)
     if type(fields) is not dict:
         raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
-    found = dict(zip(schema, map(fields.get, schema), strict=True))
-    if not all(map(contains, schema.values(), map(type, found.values()))):
-        name = next(name for name in schema if type(found[name]) not in schema[name])
-        text = f"the field {name!r} may not be a {type(found[name]).__name__}"
-        raise RemoteProtocolError(text, code="malformed_value")
+    found = {}
+    for name, types in schema.items():
+        value = found[name] = fields.get(name)
+        if type(value) not in types:
+            text = f"the field {name!r} may not be a {type(value).__name__}"
+            raise RemoteProtocolError(text, code="malformed_value")
     return found
