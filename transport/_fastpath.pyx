@@ -21,15 +21,21 @@ cdef enum:
 
 cdef int DATA = frames.FrameType.DATA
 cdef int MESSAGE = frames.FrameType.MESSAGE
+cdef int END = frames.FrameType.END
 cdef Py_ssize_t SMALL = budget.SMALL
 cdef Py_ssize_t LARGE = limits.LARGE
 cdef object READY = states.ConnectionState.READY
 cdef object STREAMING = states.FlowState.STREAMING
+cdef object ENDED = states.FlowState.ENDED
+cdef object CLOSED = states.FlowState.CLOSED
+cdef dict MOVES = states.FLOW_MOVES
+cdef dict SENDERS = states.SENDERS
 cdef dict KNOWN = frames._KNOWN
 cdef object new_tuple = tuple.__new__
 cdef type Frame = frames.Frame
 cdef type Batch = frames.Batch
 cdef type PacketsReceived = events.PacketsReceived
+cdef type FlowEnded = events.FlowEnded
 
 
 def store(machine, data):
@@ -64,27 +70,41 @@ def next_frame(parser):
     return new_tuple(Frame, (kind, identity, payload))
 
 
-def receive_batch(machine):
+def receive(machine):
     parser = machine._parser
     chunk = first_chunk(parser)
     if chunk is None or machine.state is not READY or machine._fenced:
         return None
     cdef Py_ssize_t start = parser._at
     cdef int64_t there = PyBytes_GET_SIZE(chunk) - start
-    if there <= HEAD + BATCH:
+    if there < HEAD:
         return None
     cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(chunk) + start
-    cdef int64_t length = number32(at), size = length - BATCH
-    cdef int taken = DATA if machine._batch_frame == MESSAGE else MESSAGE
-    if at[4] != taken or there < HEAD + length or not 0 < size <= <int64_t>machine.limits.max_packet:
+    cdef int64_t length = number32(at)
+    if there < HEAD + length:
         return None
-    known, identity = parser.known, number32(at + 5)
-    if known is not None and identity not in known:
-        return None
-    flow = machine._flows.get(identity)
+    flow = machine._flows.get(number32(at + 5))
     if flow is None or flow.state is not STREAMING:
         return None
-    at += HEAD
+    cdef int taken = DATA if machine._batch_frame == MESSAGE else MESSAGE
+    if at[4] == taken:
+        event = received_batch(machine, flow, at + HEAD, length)
+    elif at[4] == END and taken == DATA:
+        event = received_end(flow, at + HEAD, length)
+    else:
+        return None
+    if event is not None:
+        advance(parser, at[4], there, HEAD + length)
+    return event
+
+
+cdef object received_batch(machine, flow, const unsigned char* at, int64_t length):
+    cdef int64_t size = length - BATCH
+    if not 0 < size <= <int64_t>machine.limits.max_packet:
+        return None
+    known = machine._parser.known
+    if known is not None and flow.id not in known:
+        return None
     cdef int64_t count = number32(at + 9)
     if at[8] != ARRAY32 or not 0 < count <= size:
         return None
@@ -102,7 +122,6 @@ def receive_batch(machine):
         left["small batch"] -= 1
     window.sent_packets = first + count
     window.sent_bytes = before + size
-    advance(parser, taken, there, HEAD + length)
     batch = Batch.__new__(Batch)
     batch.first = first
     batch.packets = count
@@ -111,9 +130,41 @@ def receive_batch(machine):
     batch.heavy = False
     event = PacketsReceived.__new__(PacketsReceived)
     # As a frozen dataclass does itself.
-    PyObject_GenericSetAttr(event, "flow_id", identity)
+    PyObject_GenericSetAttr(event, "flow_id", flow.id)
     PyObject_GenericSetAttr(event, "batch", batch)
     return event
+
+
+cdef object received_end(flow, const unsigned char* at, int64_t length):
+    count = flow.receive._peer.sent_packets
+    if length != 8 or flow.kept is not None or number64(at) != <uint64_t>count:
+        return None
+    flow.state = ENDED
+    event = FlowEnded.__new__(FlowEnded)
+    PyObject_GenericSetAttr(event, "flow_id", flow.id)
+    PyObject_GenericSetAttr(event, "count", count)
+    return event
+
+
+def send(machine, flow, kind, bytes payload):
+    following = MOVES.get((flow.state, kind))
+    if following is None or flow.kept is not None or machine.role not in SENDERS[kind]:
+        return False
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+    if size >= LARGE:
+        return False
+    flow.state = following
+    frame = PyBytes_FromStringAndSize(NULL, HEAD + size)
+    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(frame)
+    write32(at, size)
+    at[4] = kind
+    write32(at + 5, flow.id)
+    memcpy(at + HEAD, PyBytes_AS_STRING(payload), size)
+    machine._out.append(frame)
+    if following is CLOSED:
+        del machine._flows[flow.id]
+        machine._trusted.discard(flow.id)
+    return True
 
 
 def send_packet(machine, identity, pending):

@@ -271,20 +271,20 @@ class Connection(Continuation):
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed; raises RemoteProtocolError."""
-        if (batch := fastpath.receive_batch(self)) is not None:
-            return batch
+        if (event := fastpath.receive(self)) is not None:
+            return event
         while self.state is not ConnectionState.CLOSED:
             try:
                 parser = self._parser
                 frame = fastpath.next_frame(parser) or parser.next_frame()
                 if frame is None:
                     break
-                event = self._receive(frame)
+                found = self._receive(frame)
             except RemoteProtocolError as error:
                 self.fail(error)
                 raise
-            if event is not None:
-                return event
+            if found is not None:
+                return found
         if self._eof and self.state is not ConnectionState.CLOSED:
             self.state = ConnectionState.CLOSED
             return ConnectionClosed(mid_frame=self.mid_frame)
@@ -352,7 +352,15 @@ class Connection(Continuation):
             code, text = refusal
             self.finish(flow.id, 0, "refused", code=code, message=text)
             return None
-        return FlowOpened(flow_id=flow.id, **facts._asdict())
+        return FlowOpened(
+            flow_id=flow.id,
+            header=facts.header,
+            timeout=facts.timeout,
+            waits=facts.waits,
+            length_hint=facts.length_hint,
+            resume=facts.resume,
+            name=facts.name,
+        )
 
     def _receive_packets(self, frame: Frame) -> Event | None:
         batch = frames.decode_batch(frame.payload, self._packet_bounds)

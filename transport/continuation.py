@@ -110,7 +110,7 @@ class Continuation(Machine):
             self._out += frames.encode_batch(self._batch_frame, flow.id, first, count, *buffers)
         words, flow.kept.last_words = flow.kept.last_words, []
         for word, payload in words:
-            self._send(flow, word, *payload)
+            self._send(flow, word, payload)
 
     def _receive_opened(self, frame: Frame) -> Event | None:
         ticket = payloads.decode_opened(frame.payload)

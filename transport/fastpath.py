@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pyf.transport.compiled import compiled
 
 if TYPE_CHECKING:
-    from pyf.transport.events import PacketsReceived
-    from pyf.transport.frames import Frame, FrameParser
+    from pyf.transport.events import FlowEnded, PacketsReceived
+    from pyf.transport.frames import Frame, FrameParser, FrameType
     from pyf.transport.pieces import Pending
+    from pyf.transport.resume import FlowMachine
 
 _compiled = compiled("pyf.transport._fastpath")
 
@@ -26,14 +27,23 @@ store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: Fal
 next_frame: Callable[[FrameParser], Frame | None] = getattr(_compiled, "next_frame", lambda _: None)
 """Take a parser's next frame if it is whole, as it came, and within limits; return None if not."""
 
-receive_batch: Callable[[Any], PacketsReceived | None] = getattr(
-    _compiled, "receive_batch", lambda _: None
+receive: Callable[[Any], PacketsReceived | FlowEnded | None] = getattr(
+    _compiled, "receive", lambda _: None
 )
-"""Take a machine's next frame if it is an ordinary batch; return the event, None if it is not."""
+"""Take a machine's next frame if it is an ordinary batch, or END; return the event, None if it is
+not.
+"""
 
 send_packet: Callable[[Any, int, Pending], bool] = getattr(
     _compiled, "send_packet", lambda *_: False
 )
 """Have a machine send the one packet that is pending on a flow if it is ordinary; return whether
 so.
+"""
+
+send: Callable[[Any, FlowMachine, FrameType, bytes], bool] = getattr(
+    _compiled, "send", lambda *_: False
+)
+"""Have a machine send a small frame of a flow if that may be sent now, and be forgotten; return
+whether so.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyf.transport import census, frames
+from pyf.transport import census, fastpath, frames
 from pyf.transport.budget import Budget
 from pyf.transport.errors import (
     FlowRefused,
@@ -89,12 +89,14 @@ class Machine:
         """Forget the part of a frame that has come: the rest never will."""
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
 
-    def _send(self, flow: FlowMachine, type: FrameType, *payload: bytes) -> None:
+    def _send(self, flow: FlowMachine, type: FrameType, payload: bytes = b"") -> None:
+        if fastpath.send(self, flow, type, payload):
+            return
         self._check_sender(type)
         flow.state = advance_flow(flow.state, type)
         if flow.kept is not None and type in LAST_WORDS:
             flow.kept.last_words.append((type, payload))
-        self._out += frames.encode_frame(type, flow.id, *payload)
+        self._out += frames.encode_frame(type, flow.id, payload)
         self._forget_closed(flow)
 
     def _send_credit(self, flow: FlowMachine) -> None:

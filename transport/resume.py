@@ -54,7 +54,7 @@ class Kept:
         """Number of the first packet that is kept, or will be."""
         self.size: int = 0
         """Bytes of the packets that are kept."""
-        self.last_words: list[tuple[FrameType, tuple[bytes, ...]]] = []
+        self.last_words: list[tuple[FrameType, bytes]] = []
         """What this side has said to end the flow, in order."""
         self.heard: set[FrameType] = set()
         """What the peer has said to end it."""
@@ -171,7 +171,7 @@ class FlowMachine:
     def weight(self) -> int:
         """Bytes that it may hold without a connection, once its result is known at the latest."""
         assert self.kept is not None
-        words = sum(len(part) for _, payload in self.kept.last_words for part in payload)
+        words = sum(len(payload) for _, payload in self.kept.last_words)
         return self.receive.unread_bytes + self.kept.most + words
 
     def grant(self, consumed: int, packets: int, size: int) -> None:

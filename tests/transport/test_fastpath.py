@@ -1,7 +1,7 @@
 """The ordinary batch in one step: what it does is what the machine does, step by step."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -14,9 +14,11 @@ from pyf.transport import Connection, Limits, Role, StationError, encode_packet,
 from pyf.transport.budget import SMALL
 from pyf.transport.codec import decode
 from pyf.transport.compiled import compiled
+from pyf.transport.events import FlowEnded
 from pyf.transport.frames import (
     BATCH,
     CREDIT,
+    END,
     HEADER,
     HELLO,
     Frame,
@@ -27,12 +29,15 @@ from pyf.transport.frames import (
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
 from pyf.transport.payloads import encode_hello
 from pyf.transport.pieces import encode_pieces
+from pyf.transport.resume import Ticket
+from pyf.transport.states import FlowState
 
 LEAST = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
 FIELD = encode_packet({"a": 1})
 ORDINARY = pytest.mark.skipif(
     compiled("pyf.transport._fastpath") is None, reason="nothing is compiled here"
 )
+TICKET = Ticket(b"boot", b"session", b"token", 60.0, INITIAL_BYTES, 0)
 SIZES = (0, SMALL, LARGE, INITIAL_BYTES // 2, INITIAL_BYTES, 2 * INITIAL_BYTES)
 
 
@@ -44,7 +49,8 @@ def step_by_step() -> Generator[None]:
     with (
         patch.object(fastpath, "store", lambda *_: False),
         patch.object(fastpath, "next_frame", lambda _: None),
-        patch.object(fastpath, "receive_batch", lambda _: None),
+        patch.object(fastpath, "receive", lambda _: None),
+        patch.object(fastpath, "send", lambda *_: False),
         patch.object(fastpath, "send_packet", lambda *_: False),
     ):
         yield
@@ -97,7 +103,7 @@ def known(machine: Connection) -> Any:
         (
             *(each.state, each.send.sent_packets, each.send.sent_bytes),
             *(each.receive.received_packets, each.receive.unread_bytes),
-            each.kept and list(each.kept.batches()),
+            each.kept and (list(each.kept.batches()), each.kept.last_words, each.kept.heard),
         )
         for each in machine._flows.values()
     ]
@@ -126,6 +132,9 @@ FRAMES = st.one_of(
             b"".join(encode_batch(FrameType.MESSAGE, 1, 0, 1, FIELD)),
             b"".join(encode_frame(FrameType.PING, 0, bytes(8))),
             b"".join(encode_frame(FrameType.CANCEL, 1)),
+            *(b"".join(encode_frame(FrameType.END, 1, END.pack(n))) for n in (0, 1, 2, 2**64 - 1)),
+            b"".join(encode_frame(FrameType.END, 2, END.pack(0))),
+            b"".join(encode_frame(FrameType.END, 1, b"short")),
             HEADER.pack(0, FrameType.DATA, 1),
             HEADER.pack(1 << 31, FrameType.DATA, 1) + bytes(99),
         ]
@@ -136,15 +145,17 @@ FRAMES = st.one_of(
 @given(
     st.lists(FRAMES, max_size=8),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from(["strangers", "resume", ""]),
     st.lists(st.integers(1, 300), max_size=12),
 )
-def test_what_comes_is_told_and_counted_alike(frames, ordered, strangers, cuts):
+def test_what_comes_is_told_and_counted_alike(frames, ordered, kind, cuts):
     """
     Whatever comes, in whatever pieces: events, errors, answers, counts and what is left.
     """
     if ordered:
-        frames = [batch(first=number) for number in range(len(frames))]
+        count = len(frames)
+        frames = [batch(first=number) for number in range(count)]
+        frames += encode_frame(FrameType.END, 1, END.pack(count))
     data = b"".join(frames)
     pieces = []
     for cut in cuts:
@@ -153,7 +164,9 @@ def test_what_comes_is_told_and_counted_alike(frames, ordered, strangers, cuts):
     pieces.append(data)
 
     def taken() -> Any:
-        _, server, _ = pair(strangers=strangers)
+        _, server, flow = pair(strangers=kind == "strangers")
+        if kind == "resume":
+            server.open_session(flow, TICKET, INITIAL_BYTES)
         told = receive(server, *pieces)
         return told, b"".join(server.data_to_send()), known(server)
 
@@ -196,12 +209,73 @@ def test_what_leaves_is_the_same(role, sizes, resume, ended, granted):
         assert sent() == quickly
 
 
+SAYINGS: dict[str, Callable[[Connection, int], object]] = {
+    "end": lambda machine, flow: machine.end(flow),
+    "abort": lambda machine, flow: machine.abort(flow, "ValueError"),
+    "cancel": lambda machine, flow: machine.cancel(flow),
+    "stop": lambda machine, flow: machine.stop(flow),
+    "consume": lambda machine, flow: machine.consume(flow, INITIAL_PACKETS, INITIAL_BYTES),
+    "finish": lambda machine, flow: machine.finish(flow, 0, "success", value=1),
+    "finish largely": lambda machine, flow: machine.finish(flow, 0, "success", value=bytes(LARGE)),
+    "open": lambda machine, flow: machine.open_flow({"h": flow}),
+}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(Role), st.sampled_from(sorted(SAYINGS)), st.booleans()),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_what_is_said_of_a_flow_is_the_same(sayings, resume):
+    """
+    Whoever says it, whether it may be said or not: bytes, errors, events and what is left.
+    """
+
+    def said() -> Any:
+        client, server, flow = pair(resume=resume)
+        peers = {client.role: (client, server), server.role: (server, client)}
+        results: list[Any] = []
+        for role, saying, arrives in sayings:
+            machine, peer = peers[role]
+            try:
+                SAYINGS[saying](machine, flow)
+            except StationError as error:
+                results.append((type(error), str(error), vars(error)))
+            if arrives:
+                data = b"".join(machine.data_to_send())
+                results += [data, receive(peer, data)]
+            results.append(known(machine))
+        return results, b"".join(client.data_to_send()), known(client), known(server)
+
+    quickly = said()
+    with step_by_step():
+        assert said() == quickly
+
+
 @ORDINARY
 def test_an_ordinary_batch_is_taken_in_one_step():
     _, server, flow = pair()
     server.receive_data(batch(2) + batch(first=2))
-    assert [fastpath.receive_batch(server) is None for _ in range(3)] == [False, False, True]
+    assert [fastpath.receive(server) is None for _ in range(3)] == [False, False, True]
     assert server._flows[flow].receive.received_packets == 3
+
+
+@ORDINARY
+def test_the_end_behind_an_ordinary_batch_is_taken_in_one_step():
+    _, server, flow = pair()
+    server.receive_data(batch() + b"".join(encode_frame(FrameType.END, 1, END.pack(1))))
+    fastpath.receive(server)
+    assert fastpath.receive(server) == FlowEnded(flow_id=flow, count=1)
+    assert server.flow_state(flow) is FlowState.ENDED
+
+
+@ORDINARY
+def test_a_small_frame_of_a_flow_leaves_in_one_buffer():
+    client, _, flow = pair()
+    client.end(flow)
+    assert client.data_to_send() == [b"".join(encode_frame(FrameType.END, 1, END.pack(0)))]
 
 
 @ORDINARY
@@ -228,8 +302,8 @@ def test_a_spent_budget_is_left_to_the_machine():
     assert server._budget is not None
     server._budget._left["small batch"] = 1
     server.receive_data(batch() + batch(first=1))
-    assert fastpath.receive_batch(server) is not None
-    assert fastpath.receive_batch(server) is None
+    assert fastpath.receive(server) is not None
+    assert fastpath.receive(server) is None
     with pytest.raises(StationError, match="too many small batch frames"):
         server.next_event()
 
@@ -246,7 +320,7 @@ def test_a_small_packet_leaves_in_one_buffer():
 def test_what_is_not_there_as_it_was_sent_is_left_to_the_machine(chunk):
     _, server, _ = pair()
     server.receive_data(chunk)
-    assert fastpath.receive_batch(server) is None
+    assert fastpath.receive(server) is None
 
 
 @pytest.mark.parametrize("window", [2**63, 2**64 - 1, 2**80])
