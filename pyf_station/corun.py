@@ -58,7 +58,7 @@ class FlowRun:
     async def open(self) -> Stream:
         """Connect, if need be, and open the flow."""
         self._clock = Timeout(self._loop, self._timeout)
-        connection = await self._trunk.connected(self._clock)
+        connection = self._trunk.usable or await self._trunk.connected(self._clock)
         if self._cancelled:
             raise _cancelled()
         opening = self.header, self._timeout
@@ -173,7 +173,7 @@ class CallRun(FlowRun):
     def _departures(self) -> int:
         """Return how many packets have left since this was asked last."""
         stream = self.stream
-        if stream is None:
+        if stream is None or stream.told == stream.sent:
             return 0
         stream.told = stream.sent
         return self.progress.departed()
@@ -188,15 +188,16 @@ class CallRun(FlowRun):
             stream.flush()
         while True:
             since = stream.changes
-            step = self._departures(), await stream.take()
-            if any(step):
-                return step
+            departed = self._departures()
+            if stream.has_messages:
+                return departed, await stream.take()
+            if departed:
+                return departed, []
             if stream.result is not None:
                 await pump.settle()
                 if stream.changes == since:
                     return None
-                step = self._departures(), await stream.take()
-                return step if any(step) else None
+                continue
             if stream.error is not None:
                 raise stream.error
             if not (stream.wanted or stream.ended):

@@ -47,6 +47,8 @@ PATIENCE: Final = 0.8
 """The part of ``Limits.idle_timeout`` after which a client closes an idle connection. The server
 does after all of it: who goes first cannot lose a new flow on the way."""
 
+_USABLE: Final = (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
+
 UNWRITTEN_BYTES: Final = 4 * BATCH_BYTES
 """Bytes that may wait in the transport before flows wait for it."""
 
@@ -93,8 +95,7 @@ class Multiplex:
     @property
     def usable(self) -> bool:
         """Whether new flows may be opened."""
-        states = (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
-        return not self._leaving and not self.closed and self.machine.state in states
+        return not (self._leaving or self.closed) and self.machine.state in _USABLE
 
     def open(
         self,

@@ -137,8 +137,9 @@ class IteratorPump(Pump):
     def more(self) -> None:
         """Ask the source for more, where there is credit. The caller has come by."""
         stream = self._stream
-        waits = self._asked or self._queued or stream.pending
-        if waits or self._released or self.failure is not None:
+        if self._released or self._asked or self._queued or stream.pending:
+            return
+        if self.failure is not None:
             return
         if self._inline:
             # One more than there are, to see the end.
@@ -153,7 +154,10 @@ class IteratorPump(Pump):
             self._guard = self._loop.callLater(TICK, self._cut)
         self._asked, self._before = count, stream.sent
         self._gate, packets = encoded(self._source, count, stream.packet_size)
-        self._worker.do(partial(self._run, self._burst, packets))
+        if self._inline:
+            self._arrived(0.0, self._take(packets))
+        else:
+            self._worker.do(partial(self._run, self._burst, packets))
 
     def _admit(self) -> None:
         self._queued = False
@@ -179,12 +183,16 @@ class IteratorPump(Pump):
 
     def _burst(self, packets: Iterator[Encoded]) -> None:
         began = self._loop.clock()
-        failure = None
+        failure = self._take(packets)
+        self._tell(partial(self._arrived, self._loop.clock() - began, failure))
+
+    def _take(self, packets: Iterator[Encoded]) -> BaseException | None:
+        """Take the *packets* of a burst; return what their source failed with, if it did."""
         try:
             self._stream.pending.extend(packets)
         except BaseException as error:  # noqa: BLE001 - for the caller, whatever it is
-            failure = error
-        self._tell(partial(self._arrived, self._loop.clock() - began, failure))
+            return error
+        return None
 
     def _close_source(self) -> None:
         failure = None

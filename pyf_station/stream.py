@@ -73,6 +73,7 @@ class Stream:
     start: int = 0
     """Packets of the flow that are not asked for: earlier sessions have handled them."""
     _taking = False
+    _decoder: Decoder | None = None
 
     def __init__(self, carrier: Carrier, flow_id: int, timeout: float | None) -> None:
         self.timeout: float | None = timeout
@@ -83,8 +84,6 @@ class Stream:
         """Called where more may be sent; it raises nothing."""
         self.move(carrier, flow_id)
         self._messages: deque[Batch] = deque()
-        loop = carrier.loop
-        self._decoder = Decoder(loop.clock, partial(in_thread, loop), partial(next_turn, loop))
         self._wakes: list[Callable[[], None]] = []
 
     def move(self, carrier: Carrier, flow_id: int) -> None:
@@ -98,9 +97,14 @@ class Stream:
         return not self.wanted or self.ended or self.has_ended
 
     @property
+    def has_messages(self) -> bool:
+        """Whether messages have come that nobody has taken."""
+        return bool(self._messages) or self._taking
+
+    @property
     def has_news(self) -> bool:
         """Whether something has come that nobody has taken, or nothing will."""
-        return bool(self._messages) or self._taking or self.has_ended
+        return self.has_messages or self.has_ended
 
     @property
     def has_ended(self) -> bool:
@@ -151,11 +155,12 @@ class Stream:
         if not self._messages:
             return []
         batch = self._messages.popleft()
+        decoder = self._decoder or self._decoding()
         self._taking = True
         try:
-            maps = self._decoder.at_once(batch.decode_quickly)
+            maps = decoder.at_once(batch.decode_quickly)
             if maps is None:
-                maps = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
+                maps = await decoder.run(batch.decode_quickly, batch.decode_maps)
             packets = list(unroll(maps)[1])
         except RemoteProtocolError as error:
             self._carrier.fail(error)
@@ -168,6 +173,14 @@ class Stream:
             self.touch()
         self._carrier.consume(self._flow_id, batch)
         return packets
+
+    def _decoding(self) -> Decoder:
+        """Return what decodes; most calls need none."""
+        if self._decoder is None:
+            loop = self._carrier.loop
+            pause = partial(next_turn, loop)
+            self._decoder = Decoder(loop.clock, partial(in_thread, loop), pause)
+        return self._decoder
 
     def abort(self, error_class: str) -> None:
         """Tell the handler that the generator failed, if it can still be told. Raises nothing."""
@@ -217,7 +230,7 @@ class Stream:
 
     async def _decode(self, result: LateResult) -> None:
         try:
-            found: ResultReceived = await self._decoder.run(never, result.decode)
+            found: ResultReceived = await self._decoding().run(never, result.decode)
         except RemoteProtocolError as error:
             self._carrier.fail(error)
             self.fail(error)
@@ -258,7 +271,8 @@ class Stream:
         waiting, wake = self._carrier.loop.waiter()
         self._wakes.append(wake)
         await waiting
-        self._decoder.pace.begin()
+        if self._decoder is not None:
+            self._decoder.pace.begin()
 
     async def until(self, condition: Callable[[], object], seconds: float) -> bool:
         """Wait until *condition* holds, *seconds* at the most; return whether it does."""

@@ -83,6 +83,14 @@ class Trunk:
         self._proven = False
         self._closed = False
 
+    @property
+    def usable(self) -> Multiplex | None:
+        """The connection that takes a new flow now, if there is one."""
+        connection = self._connection
+        if self._closed or connection is None or not connection.usable:
+            return None
+        return connection
+
     async def connected(self, timeout: Timeout) -> Multiplex:
         """Return the connection for a new flow: the one there is, or a new one.
 
@@ -91,8 +99,7 @@ class Trunk:
         while True:
             if self._closed:
                 raise LocalProtocolError("the client is closed", code="closed")
-            connection = self._connection
-            if connection is not None and connection.usable:
+            if connection := self.usable:
                 return connection
             if not self._connecting:
                 self._connecting = True
