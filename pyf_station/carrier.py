@@ -31,6 +31,7 @@ from pyf.transport import (
     RemoteProtocolError,
     Role,
     StationError,
+    census,
 )
 from pyf.transport.events import (
     CreditReceived,
@@ -68,9 +69,9 @@ class StationProtocol(Protocol):
 
     def __init__(self, factory: Any) -> None:
         self.factory = factory
-        self._server = factory
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
+        self.bounds: census.Bounds = census.bounds(factory.limits, "max_packet")
         self.clock: Callable[[], float] = factory.clock
         # A flow of somebody unknown has the windows that it had before the HELLO.
         limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
@@ -98,7 +99,7 @@ class StationProtocol(Protocol):
         self._direct = Direct(self.transport, self)
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        server = self._server
+        server = self.factory
         if server.stopping:
             self._leave("draining", "the server is stopping")
         elif len(server.connections) >= server.max_clients:
@@ -157,7 +158,7 @@ class StationProtocol(Protocol):
             why = f"the connection to {self.peer} ended{where}: {reason.getErrorMessage()}"
             self._machine.drop_input()
             self._lose_sessions(partial(cut, why), for_good=False)
-        self._server.left(self)
+        self.factory.left(self)
 
     # What sessions call (the Carrier)
 
@@ -167,11 +168,11 @@ class StationProtocol(Protocol):
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Any:
         """Call *function* after some seconds; what is returned has ``cancel()``."""
-        return self._server.reactor.callLater(seconds, function)
+        return self.factory.reactor.callLater(seconds, function)
 
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Call what blocks in a thread of the server's; return what fires with its result."""
-        result: Deferred[Any] = self._server.call_in_thread(function, *args)
+        result: Deferred[Any] = self.factory.call_in_thread(function, *args)
         return result
 
     def send_messages(self, flow_id: int, pending: Pending) -> int:
@@ -186,7 +187,7 @@ class StationProtocol(Protocol):
         self._forget(flow_id)
         self._machine.finish(flow_id, consumed, **facts)
         if place := self._places.get(flow_id):
-            self._server.sessions.weigh(place)
+            self.factory.sessions.weigh(place)
         self._write(self._machine.data_to_send())
         self._settle()
 
@@ -322,10 +323,10 @@ class StationProtocol(Protocol):
 
     def _opened(self, event: FlowOpened) -> None:
         if self._only_resumes:
-            most = f"{self._server.max_clients} clients, those that may come back among them"
+            most = f"{self.factory.max_clients} clients, those that may come back among them"
             self._leave("busy", f"the server takes {most}")
             return
-        inbox = self._server.runner.make_inbox()
+        inbox = self.factory.runner.make_inbox()
         session = Session(self, event.flow_id, event.header, inbox, waits=event.waits)
         session.identity = self.identity
         session.length_hint = event.length_hint
@@ -335,18 +336,18 @@ class StationProtocol(Protocol):
             session.deadline = self._alarm(event.timeout, expire)
         if event.resume is None:
             self._start(session)
-        elif problem := self._server.refuses_resume(event):
+        elif problem := self.factory.refuses_resume(event):
             self._refuse(session, "not_resumable", problem)
         else:
-            self._server.sessions.open(self, self._machine, event, session)
+            self.factory.sessions.open(self, self._machine, event, session)
 
     def _start(self, session: Session) -> bool:
-        if self._server.gate is not None:
+        if self.factory.gate is not None:
             expel = partial(refuse, session)
             session.stranger = self._alarm(self.limits.handshake_timeout, expel)
-        if self._server.start(session):
+        if self.factory.start(session):
             return True
-        text = f"all {self._server.max_handlers} handlers of the server are busy (its max_handlers)"
+        text = f"all {self.factory.max_handlers} handlers of the server are busy (its max_handlers)"
         self._refuse(session, "busy", text)
         return False
 
@@ -369,16 +370,16 @@ class StationProtocol(Protocol):
         return self._start(place.session)
 
     def _resume(self, event: ResumeRequested) -> None:
-        if self._server.sessions is None:
+        if self.factory.sessions is None:
             text = "the server does not let flows survive their connection"
             self._machine.reject(event.flow_id, "not_resumable", text, final=True)
         else:
-            self._server.sessions.resume(self, self._machine, event)
+            self.factory.sessions.resume(self, self._machine, event)
 
     def _acknowledged(self, event: ResultAcknowledged) -> None:
         place = self._places.get(event.flow_id)
         if place is not None and event.flow_id not in self._sessions:
-            self._server.sessions.forget(place)
+            self.factory.sessions.forget(place)
 
     def _packets(self, event: PacketsReceived) -> None:
         self._sessions[event.flow_id].receive(event.batch)
@@ -394,7 +395,7 @@ class StationProtocol(Protocol):
 
     def _abandoned(self, event: FlowAbandoned) -> None:
         if place := self._places.get(event.flow_id):
-            self._server.sessions.forget(place)
+            self.factory.sessions.forget(place)
         error = FlowCancelled("the client gave the flow up")
         self._sessions[event.flow_id].fail(error, "cancelled")
 
@@ -436,8 +437,8 @@ class StationProtocol(Protocol):
     ) -> None:
         """End the flows; those that survive their connection wait for another one, if they may."""
         for place in list(self._places.values()):
-            if for_good or not (place.waiting or self._server.sessions.detach(place)):
-                self._server.sessions.forget(place)
+            if for_good or not (place.waiting or self.factory.sessions.detach(place)):
+                self.factory.sessions.forget(place)
         for flow_id, session in list(self._sessions.items()):
             if flow_id not in self._places:
                 self._forget(flow_id)
@@ -492,7 +493,7 @@ class StationProtocol(Protocol):
             half()
 
     def _alarm(self, seconds: float, function: Callable[[], object]) -> Alarm:
-        return Alarm(self._server.reactor, self._server.clock, seconds, function)
+        return Alarm(self.factory.reactor, self.factory.clock, seconds, function)
 
     def _write(self, out: list[bytes]) -> None:
         if out and self.connected and not self._leaving:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from enum import Enum
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
@@ -17,6 +17,10 @@ from pyf.station.inbox import AsyncInbox
 from pyf.station.session import Item, Session
 
 Handler = Callable[..., Any]
+
+
+_VALUES: Final[frozenset[type]] = frozenset({type(None), bool, int, float, str, list, dict})
+"""What most handlers return: neither a generator nor awaitable."""
 
 
 class Kind(Enum):
@@ -77,9 +81,10 @@ class HandlerRunner:
 
     def _handle(self, session: Session, flow: Any, client: Client) -> None:
         result = self._call(flow, client)
-        if isinstance(result, Generator):
-            result = _drive(result, client)
-        _refuse_awaitable(result)
+        if type(result) not in _VALUES:
+            if isinstance(result, Generator):
+                result = _drive(result, client)
+            _refuse_awaitable(result)
         if not session.answered and not session.cancelled:
             session.returned = self._ends_with_answer
             client.success(result)

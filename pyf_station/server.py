@@ -128,7 +128,8 @@ class FlowServer(Factory):
         self.connections: set[StationProtocol] = set()
         """The connections that are served now."""
         # Weak: a coroutine that nothing else holds any more is finalised, which frees its slot.
-        self._running: WeakSet[Session] = WeakSet()
+        coroutines = self.runner.kind is Kind.REACTOR
+        self._running: set[Session] | WeakSet[Session] = WeakSet() if coroutines else set()
         self.stopping: bool = False
         """Whether new connections are turned away, until a port listens again."""
         self.sessions: Sessions | None = None if resume is None else Sessions(self, resume)

@@ -30,9 +30,9 @@ from pyf.transport import (
     PacketError,
     RemoteProtocolError,
     StationError,
-    census,
     encode_packet,
 )
+from pyf.transport.census import Bounds
 from pyf.transport.errors import packet_too_large
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
@@ -72,6 +72,7 @@ class Carrier(Protocol):
     """The connection, as a session sees it. All in the reactor's thread, but for ``call_soon``."""
 
     limits: Limits
+    bounds: Bounds
     peer: Any
     expose_errors: bool
     max_packet: int
@@ -173,8 +174,7 @@ class Session:
         self.on_return: Callable[[Session], object] = bool
         """Called before a result that ``frees`` the handler's place leaves."""
         self._waits = waits
-        self._bounds = census.bounds(carrier.limits, "max_packet")
-        most = min(carrier.max_packet, self._bounds.harmless)
+        most = min(carrier.max_packet, carrier.bounds.harmless)
         self.outbox: Outbox = Outbox(self._wake, self._weigh, self._check_open, most)
         """The handler's messages, on their way."""
         # Guards the result, and whether the flow is over.
@@ -436,12 +436,12 @@ class Session:
 
     def _answer(self, facts: dict[str, Any]) -> None:
         """Give the result; raises as ``succeed`` does."""
-        data = encode_packet(facts)
+        data, bounds = encode_packet(facts), self.carrier.bounds
         self._weigh(data)
         with self._lock:
             self._check_open("a result")
             # As it is now: the handler may change the value before it leaves.
-            self.frees, self._result = self.returned, (self.consumed, decode(data, self._bounds))
+            self.frees, self._result = self.returned, (self.consumed, decode(data, bounds))
             self.outbox.close()
         self._wake()
         if not self.whole:
@@ -461,7 +461,7 @@ class Session:
         limit, size = self.carrier.max_packet, len(data)
         if size > limit:
             raise packet_too_large(size, limit, "max_packet")
-        weigh(data, self._bounds)
+        weigh(data, self.carrier.bounds)
 
     def _check_open(self, what: str = "a message") -> None:
         if self._result is not None:

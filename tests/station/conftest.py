@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from pyf.station import FlowServer, StationClient, aio, tx
 from pyf.station.session import Session
 from pyf.station.testing import AwaitedClient, asyncio_thread
-from pyf.transport import Connection, Limits, Packet, Role, StationError, encode_packet
+from pyf.transport import Connection, Limits, Packet, Role, StationError, census, encode_packet
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
 from pyf.transport.states import FlowState
@@ -421,6 +421,7 @@ class FakeCarrier:
         self.peer: Any = "the peer"
         self.expose_errors = False
         self.max_packet = self.limits.max_packet
+        self.bounds = census.bounds(self.limits, "max_packet")
         self.credit = 1_000_000
         self.messages: list[bytes] = []
         self.results: list[tuple[int, int, dict[str, Any]]] = []
