@@ -313,7 +313,8 @@ class StationProtocol(Protocol):
         self.flush()
         if self._watch is not None and self._watch.unread > MAX_REPLIES:
             self._drown()
-        self._settle()
+        if self._draining:
+            self._settle()
         return self._leaving or event is None
 
     def _hello(self, event: HelloReceived) -> None:

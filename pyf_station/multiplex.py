@@ -192,7 +192,7 @@ class Multiplex:
         self.flush()
         if self._watch is not None:
             self._watch.received()
-        self._settle()
+        self._note_idle()
         return self._leaving or event is None
 
     def lost(self, reason: str) -> None:
@@ -273,6 +273,9 @@ class Multiplex:
     def _settle(self) -> None:
         if self._watch is not None:
             self._watch.changed()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
         if self.machine.idle:
             self._wake_emptied()
             if self._gone_away:

@@ -106,8 +106,10 @@ class Watch:
         self._arm()
 
     def received(self) -> None:
-        """Note that bytes came, and have been handled."""
-        self._patience.received(self._clock())
+        """Note that bytes came, and have been handled; flows may have been opened or closed."""
+        now = self._clock()
+        self._patience.received(now)
+        self._patience.flows_changed(now)
 
     def changed(self) -> None:
         """Note that flows may have been opened or closed."""
