@@ -88,7 +88,7 @@ class Direct:
         """Read what has come; return how the connection has ended, if it has."""
         buffer = self._protocol.get_buffer() if self._in_place else None
         ended = self._read(buffer)
-        if ended is None and buffer is None and self._much:
+        if ended is None and buffer is None:
             buffer = self._protocol.get_buffer()
             ended = None if buffer is None else self._read(buffer)
         self._in_place = buffer is not None
