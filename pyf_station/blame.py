@@ -94,7 +94,7 @@ def failure(error: BaseException, *, exposed: bool) -> Any:
 
 def failure_facts(error: BaseException | str, code: str, *, expose: bool) -> dict[str, Any]:
     """Return the RESULT of a failure: with its text only if *expose* is set or it is a str."""
-    facts: dict[str, Any] = {"status": "error", "code": code, "error_id": uuid4().hex[:12]}
+    facts: dict[str, Any] = {"code": code, "error_id": uuid4().hex[:12]}
     if isinstance(error, str):
         return facts | {"error_class": "Error", "message": error}
     facts["error_class"] = type(error).__name__

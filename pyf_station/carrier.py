@@ -181,11 +181,11 @@ class StationProtocol(Protocol):
         self._write(self._machine.data_to_send())
         return count
 
-    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
+    def send_result(self, flow_id: int, consumed: int, outcome: bytes) -> None:
         """Say the last word on the flow, and forget it."""
         self.flush()
         self._forget(flow_id)
-        self._machine.finish(flow_id, consumed, **facts)
+        self._machine.conclude(flow_id, consumed, outcome)
         if place := self._places.get(flow_id):
             self.factory.sessions.weigh(place)
         self._write(self._machine.data_to_send())

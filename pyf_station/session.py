@@ -30,14 +30,13 @@ from pyf.transport import (
     PacketError,
     RemoteProtocolError,
     StationError,
-    encode_packet,
 )
 from pyf.transport.census import Bounds
 from pyf.transport.errors import packet_too_large
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
+from pyf.transport.payloads import encode_outcome
 from pyf.transport.pieces import Encoded, Pending, weigh
-from pyf.transport.speed import decode
 
 _log: Final = Logger()
 
@@ -96,8 +95,8 @@ class Carrier(Protocol):
         """Send what credit allows of *pending*; return the number of messages sent."""
         ...
 
-    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
-        """Say the last word on the flow: the fields of a RESULT, its ``status`` among them."""
+    def send_result(self, flow_id: int, consumed: int, outcome: bytes) -> None:
+        """Say the last word on the flow: the fields of a RESULT, encoded."""
         ...
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
@@ -150,7 +149,9 @@ class Session:
     """Whether the handler has nothing left to do, once it has given its result."""
     frees: bool = False
     """Whether it had nothing left as that was given: its place is free once the reactor knows."""
-    _result: tuple[int, dict[str, Any]] | None = None
+    status: str | None = None
+    """What the handler has answered, ``success`` or ``error``."""
+    _result: tuple[int, bytes] | None = None
     _closed = _woken = False
     _ticking: Any = None
     # Messages that nobody hears any more, since the handler had taken so many packets.
@@ -212,8 +213,8 @@ class Session:
         if interrupted is not None:
             interrupted()
         if status is not None:
-            facts = {"status": status, "code": code or status, "message": str(error)}
-            self.carrier.send_result(self.flow_id, self.consumed, facts)
+            facts = {"code": code or status, "message": str(error)}
+            self.carrier.send_result(self.flow_id, self.consumed, encode_outcome(status, facts))
         self.on_end(self)
 
     def lose(self, error: StationError) -> None:
@@ -308,7 +309,7 @@ class Session:
         Raises LocalProtocolError if it was given before, PacketError if it cannot travel, and the
         flow's ending, once it has ended before its time.
         """
-        self._answer({"status": "success", "value": value})
+        self._answer("success", {"value": value})
 
     def report_error(self, error: Failed) -> None:
         """Give an error as the result. Callable from any thread; raises as ``succeed`` does.
@@ -322,7 +323,7 @@ class Session:
         exposed = self.carrier.expose_errors
         facts = failure_facts(error, "handler_error", expose=exposed)
         if isinstance(error, str):
-            self._answer(facts)
+            self._answer("error", facts)
         else:
             self._answer_failure(facts)
         _log.info(
@@ -412,11 +413,6 @@ class Session:
         return self._result is not None
 
     @property
-    def status(self) -> str | None:
-        """What the handler has answered, ``success`` or ``error``. Callable from any thread."""
-        return self._result[1]["status"] if self._result is not None else None
-
-    @property
     def awaited(self) -> str:
         """Who is waited for, ``client`` or ``handler``. Callable from any thread."""
         idle = self.reading or self.outbox.pending or self._result is not None
@@ -434,14 +430,14 @@ class Session:
 
     # What they share
 
-    def _answer(self, facts: dict[str, Any]) -> None:
+    def _answer(self, status: str, facts: dict[str, Any]) -> None:
         """Give the result; raises as ``succeed`` does."""
-        data, bounds = encode_packet(facts), self.carrier.bounds
-        self._weigh(data)
+        outcome = encode_outcome(status, facts)
+        self._weigh(outcome)
         with self._lock:
             self._check_open("a result")
-            # As it is now: the handler may change the value before it leaves.
-            self.frees, self._result = self.returned, (self.consumed, decode(data, bounds))
+            self.frees, self.status = self.returned, status
+            self._result = self.consumed, outcome
             self.outbox.close()
         self._wake()
         if not self.whole:
@@ -453,9 +449,9 @@ class Session:
     def _answer_failure(self, facts: dict[str, Any]) -> None:
         """Give an error as the result, without its texts if they cannot travel."""
         try:
-            self._answer(facts)
+            self._answer("error", facts)
         except PacketError:
-            self._answer(facts | {"message": None, "traceback": None})
+            self._answer("error", facts | {"message": None, "traceback": None})
 
     def _weigh(self, data: Encoded) -> None:
         limit, size = self.carrier.max_packet, len(data)

@@ -41,6 +41,7 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(object text)
     object PyUnicode_DecodeASCII(const char* text, Py_ssize_t size, const char* errors)
     object PyObject_GenericGetAttr(object where, object name)
+    int PyObject_GenericSetAttr(object where, object name, object value) except -1
     void PyObject_GC_UnTrack(void* value)
     bint PyObject_GC_IsTracked(object value)
     int PY_VERSION_HEX
@@ -718,6 +719,28 @@ def decode(data, bounds=codec.BOUNDS):
     finally:
         PyBuffer_Release(&view)
     return codec.decode(data, bounds)
+
+
+def frozen(kind, **facts):
+    """Return an object of the frozen dataclass *kind*, of all its fields: as that does itself."""
+    made = kind.__new__(kind)
+    for name, value in facts.items():
+        PyObject_GenericSetAttr(made, name, value)
+    return made
+
+
+def decode_fields(data, dict schema, bounds=codec.BOUNDS):
+    """Return the fields of *schema* in *data*; see ``pyf.transport.codec.decode_fields``."""
+    fields = decode(data, bounds)
+    if type(fields) is not dict:
+        return None
+    cdef dict found = {}
+    for name, types in schema.items():
+        value = (<dict>fields).get(name)
+        if type(value) not in types:
+            return None
+        found[name] = value
+    return found
 
 
 cdef inline void begin(Reader* reader, Py_buffer* view, Py_ssize_t breaths) noexcept:

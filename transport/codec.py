@@ -7,7 +7,7 @@ MessagePack has no date, no Decimal and no integer beyond 64 bits; these travel 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -294,6 +294,29 @@ def decode(data: bytes | memoryview, bounds: Bounds = BOUNDS) -> Any:
     _raise_if_interrupted(lambda: ormsgpack.unpackb(sealed, ext_hook=_restore))
     census.take_census(data, bounds)
     raise RemoteProtocolError(f"a value cannot be decoded: {reason}", code="malformed_value")
+
+
+Schema = dict[str, Container[object]]
+"""The types that each field of a map may have; None's is among them where it may be absent."""
+
+
+def decode_fields(
+    data: bytes | memoryview, schema: Schema, bounds: Bounds = BOUNDS
+) -> dict[str, Any] | None:
+    """Return the fields of *schema*, and in its order, from the map in *data*.
+
+    None where that is no map, or a field has another type. Raises RemoteProtocolError as ``decode``
+    does.
+    """
+    fields = decode(data, bounds)
+    if type(fields) is not dict:
+        return None
+    found = {}
+    for name, types in schema.items():
+        value = found[name] = fields.get(name)
+        if type(value) not in types:
+            return None
+    return found
 
 
 # What follows the first byte of a value: bytes that are always there, bytes of a length, values for

@@ -153,13 +153,21 @@ class Connection(Continuation):
 
         Raises PacketError, with nothing sent, if the value cannot travel.
         """
-        flow = self._flow(flow_id)
-        if status not in payloads.STATUSES or consumed > flow.receive.received_packets:
-            text = f"{status!r} after {consumed} packets is no result of flow {flow_id}"
+        if status not in payloads.STATUSES:
+            text = f"{status!r} is no result of flow {flow_id}"
             raise LocalProtocolError(text, code="malformed_value")
-        payload = payloads.encode_result(consumed, flow.send.sent_packets, status, facts)
-        if (size := len(payload) - frames.RESULT.size) > self._peer_max_packet:
+        self.conclude(flow_id, consumed, payloads.encode_outcome(status, facts))
+
+    def conclude(self, flow_id: int, consumed: int, outcome: bytes) -> None:
+        """Say the last word on a flow, as ``finish`` does; *outcome* is its status and facts."""
+        flow = self._flow(flow_id)
+        if consumed > flow.receive.received_packets:
+            came = flow.receive.received_packets
+            text = f"what follows {consumed} packets is no result of flow {flow_id}: {came} came"
+            raise LocalProtocolError(text, code="malformed_value")
+        if (size := len(outcome)) > self._peer_max_packet:
             raise packet_too_large(size, self._peer_max_packet, "max_packet")
+        payload = payloads.encode_result(consumed, flow.send.sent_packets, outcome)
         self._send(flow, FrameType.RESULT, payload)
 
     def consume(self, flow_id: int, packets: int, size: int) -> bool:
@@ -352,7 +360,8 @@ class Connection(Continuation):
             code, text = refusal
             self.finish(flow.id, 0, "refused", code=code, message=text)
             return None
-        return FlowOpened(
+        return speed.frozen(
+            FlowOpened,
             flow_id=flow.id,
             header=facts.header,
             timeout=facts.timeout,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyf.transport import census, payloads
+from pyf.transport import census, payloads, speed
 from pyf.transport.census import Bounds
 from pyf.transport.frames import RESULT, Batch
 from pyf.transport.packet import Packet
@@ -133,8 +133,13 @@ def read_result(flow_id: int, payload: bytes, bounds: Bounds) -> ResultReceived 
 def decode_result(flow_id: int, payload: bytes, bounds: Bounds) -> ResultReceived:
     """Return what a RESULT says; raises RemoteProtocolError."""
     consumed, _, status, value, error = payloads.decode_result(payload, bounds)
-    return ResultReceived(
-        flow_id=flow_id, consumed=consumed, status=status, value=value, error=error
+    return speed.frozen(
+        ResultReceived,
+        flow_id=flow_id,
+        consumed=consumed,
+        status=status,
+        value=value,
+        error=error,
     )
 
 

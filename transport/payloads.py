@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pyf.transport import frames, speed
 from pyf.transport.census import Bounds
-from pyf.transport.codec import BOUNDS
+from pyf.transport.codec import BOUNDS, Schema
 from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import (
     ASSUMED_PING_INTERVAL,
@@ -44,9 +44,7 @@ class _AnyType(Container[object]):
         return True
 
 
-# The types that a field may have.
-_Schema = dict[str, Container[object]]
-_HELLO: _Schema = {
+_HELLO: Schema = {
     "max_packet": (int,),
     "max_header": (int,),
     "window_packets": (int,),
@@ -56,7 +54,7 @@ _HELLO: _Schema = {
     "required": (list, _NONE),
     "software": (str, _NONE),
 }
-_OPEN: _Schema = {
+_OPEN: Schema = {
     "header": (dict, _NONE),
     "timeout": (float, _NONE),
     "waits": (bool, _NONE),
@@ -64,7 +62,7 @@ _OPEN: _Schema = {
     "resume": (int, _NONE),
     "name": (str, _NONE),
 }
-_OPENED: _Schema = {
+_OPENED: Schema = {
     "boot_id": (bytes,),
     "session_id": (bytes,),
     "token": (bytes,),
@@ -72,30 +70,30 @@ _OPENED: _Schema = {
     "window": (int,),
     "start": (int, _NONE),
 }
-_RESUME: _Schema = {
+_RESUME: Schema = {
     "boot_id": (bytes,),
     "session_id": (bytes,),
     "token": (bytes,),
     "received_back": (int,),
     "first_available": (int,),
 }
-_RESUMED: _Schema = {
+_RESUMED: Schema = {
     "next_sequence": (int,),
     "received_back": (int,),
     "token": (bytes,),
     "generation": (int,),
 }
-_REJECT: _Schema = {"code": (str,), "message": (str, _NONE), "final": (bool,)}
-_ABORT: _Schema = {"error_class": (str,)}
-_ERROR: _Schema = {
+_REJECT: Schema = {"code": (str,), "message": (str, _NONE), "final": (bool,)}
+_ABORT: Schema = {"error_class": (str,)}
+_ERROR: Schema = {
     "code": (str, _NONE),
     "error_class": (str, _NONE),
     "error_id": (str, _NONE),
     "message": (str, _NONE),
     "traceback": (str, _NONE),
 }
-_RESULT: _Schema = {"status": (str,), "value": _AnyType(), **_ERROR}
-_GO_AWAY: _Schema = {"code": (str,), "message": (str,)}
+_RESULT: Schema = {"status": (str,), "value": _AnyType(), **_ERROR}
+_GO_AWAY: Schema = {"code": (str,), "message": (str,)}
 
 
 class Hello(NamedTuple):
@@ -322,10 +320,14 @@ def decode_abort(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str]:
     return count, _decode_fields(payload, frames.END.size, _ABORT, bounds)["error_class"]
 
 
-def encode_result(consumed: int, messages: int, status: str, facts: dict[str, Any]) -> bytes:
-    """Return the payload of a RESULT; raises UnsupportedValue."""
-    fields = speed.encode_packet({"status": status, **facts})
-    return frames.RESULT.pack(consumed, messages) + fields
+def encode_outcome(status: str, facts: dict[str, Any]) -> bytes:
+    """Return the fields of a RESULT; raises UnsupportedValue."""
+    return speed.encode_packet({"status": status, **facts})
+
+
+def encode_result(consumed: int, messages: int, outcome: bytes) -> bytes:
+    """Return the payload of a RESULT with the fields of *outcome*."""
+    return frames.RESULT.pack(consumed, messages) + outcome
 
 
 def decode_result(payload: bytes, bounds: Bounds = BOUNDS) -> Result:
@@ -364,16 +366,17 @@ def _text(text: str) -> str:
 
 
 def _decode_fields(
-    payload: bytes, start: int, schema: _Schema, bounds: Bounds = BOUNDS
+    payload: bytes, start: int, schema: Schema, bounds: Bounds = BOUNDS
 ) -> dict[str, Any]:
     """Return the fields of *schema*, and in its order, from the map that begins at *start*."""
-    fields = speed.decode(memoryview(payload)[start:], bounds)
-    if type(fields) is not dict:
-        raise RemoteProtocolError("a map of fields is something else", code="malformed_value")
-    found = {}
-    for name, types in schema.items():
-        value = found[name] = fields.get(name)
-        if type(value) not in types:
-            text = f"the field {name!r} may not be a {type(value).__name__}"
-            raise RemoteProtocolError(text, code="malformed_value")
+    data = memoryview(payload)[start:]
+    found = speed.decode_fields(data, schema, bounds)
+    if found is None:
+        fields = speed.decode(data, bounds)
+        text = "a map of fields is something else"
+        if type(fields) is dict:
+            types = {name: type(fields.get(name)) for name in schema}
+            name = next(name for name in schema if types[name] not in schema[name])
+            text = f"the field {name!r} may not be a {types[name].__name__}"
+        raise RemoteProtocolError(text, code="malformed_value")
     return found

@@ -5,7 +5,8 @@ Both do the same, so nobody else needs to know which it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import call
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyf.transport import codec, intake, pieces
 from pyf.transport.compiled import compiled
@@ -15,17 +16,20 @@ __all__ = [
     "Intake",
     "Speaker",
     "decode",
+    "decode_fields",
     "decode_maps",
     "decode_quickly",
     "encode_each",
     "encode_packet",
     "encode_pieces",
+    "frozen",
     "unroll",
 ]
 
 if TYPE_CHECKING:
     from pyf.transport.codec import (
         decode,
+        decode_fields,
         decode_maps,
         decode_quickly,
         encode_each,
@@ -34,13 +38,21 @@ if TYPE_CHECKING:
     )
     from pyf.transport.intake import Done, Intake, Speaker
     from pyf.transport.pieces import encode_pieces
+
+    T = TypeVar("T")
+
+    def frozen(kind: type[T], **facts: Any) -> T:
+        """Return an object of the frozen dataclass *kind*, of all its fields."""
+        ...
+
 else:
     _compiled = compiled("pyf.transport._accelerator")
     _chosen = _compiled or codec
     _intake = _compiled or intake
     Done, Intake, Speaker = _intake.Done, _intake.Intake, _intake.Speaker
-    decode = _chosen.decode
+    decode, decode_fields = _chosen.decode, _chosen.decode_fields
     decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
     encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet
     encode_pieces = (_compiled or pieces).encode_pieces
+    frozen = _compiled.frozen if _compiled else call
     unroll = _chosen.unroll

@@ -23,6 +23,7 @@ from pyf.station import FlowServer, StationClient, aio, tx
 from pyf.station.session import Session
 from pyf.station.testing import AwaitedClient, asyncio_thread
 from pyf.transport import Connection, Limits, Packet, Role, StationError, census, encode_packet
+from pyf.transport.codec import decode
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
 from pyf.transport.states import FlowState
@@ -451,8 +452,8 @@ class FakeCarrier:
         self.credit -= count
         return count
 
-    def send_result(self, flow_id: int, consumed: int, facts: dict[str, Any]) -> None:
-        self.results.append((flow_id, consumed, facts))
+    def send_result(self, flow_id: int, consumed: int, outcome: bytes) -> None:
+        self.results.append((flow_id, consumed, decode(outcome)))
 
     def consume(self, flow_id: int, packets: int, size: int) -> None:
         self.consumed.append((flow_id, packets, size))

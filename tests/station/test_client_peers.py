@@ -28,7 +28,7 @@ from pyf.transport import (
 from pyf.transport.events import Event, FlowAbandoned, FlowEnded, FlowOpened, PacketsReceived
 from pyf.transport.frames import MAGIC, FrameType, encode_batch, encode_frame
 from pyf.transport.limits import BATCH_PACKETS
-from pyf.transport.payloads import encode_go_away, encode_result
+from pyf.transport.payloads import encode_go_away, encode_outcome, encode_result
 
 WAIT = 30.0
 
@@ -263,8 +263,12 @@ def test_the_first_of_two_results_stands(answer):
 
     def script(peer):
         peer.read_until(FlowEnded)
-        first = encode_frame(FrameType.RESULT, 1, encode_result(3, 0, "success", {"value": 1}))
-        second = encode_frame(FrameType.RESULT, 1, encode_result(3, 0, "success", {"value": 2}))
+        first = encode_frame(
+            FrameType.RESULT, 1, encode_result(3, 0, encode_outcome("success", {"value": 1}))
+        )
+        second = encode_frame(
+            FrameType.RESULT, 1, encode_result(3, 0, encode_outcome("success", {"value": 2}))
+        )
         peer.say(*first, *second)
         peer.read_to_the_end()
 
@@ -274,10 +278,22 @@ def test_the_first_of_two_results_stands(answer):
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        (encode_frame(FrameType.RESULT, 7, encode_result(0, 0, "success", {})), "unknown_flow"),
-        (encode_frame(FrameType.RESULT, 1, encode_result(9, 0, "success", {})), "count"),
-        (encode_frame(FrameType.RESULT, 1, encode_result(0, 9, "success", {})), "count"),
-        (encode_frame(FrameType.RESULT, 1, encode_result(0, 0, "maybe", {})), "malformed_value"),
+        (
+            encode_frame(FrameType.RESULT, 7, encode_result(0, 0, encode_outcome("success", {}))),
+            "unknown_flow",
+        ),
+        (
+            encode_frame(FrameType.RESULT, 1, encode_result(9, 0, encode_outcome("success", {}))),
+            "count",
+        ),
+        (
+            encode_frame(FrameType.RESULT, 1, encode_result(0, 9, encode_outcome("success", {}))),
+            "count",
+        ),
+        (
+            encode_frame(FrameType.RESULT, 1, encode_result(0, 0, encode_outcome("maybe", {}))),
+            "malformed_value",
+        ),
         (encode_frame(FrameType.DATA, 1, b"\x00" * 20), "unexpected_frame"),
         (encode_frame(FrameType.OPEN, 2, encode_packet({})), "unexpected_frame"),
         (encode_batch(FrameType.MESSAGE, 1, 5, 1, b"\x80"), "sequence"),

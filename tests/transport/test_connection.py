@@ -64,6 +64,7 @@ from pyf.transport.payloads import (
     encode_hello,
     encode_open,
     encode_opened,
+    encode_outcome,
     encode_reject,
     encode_result,
     encode_resume,
@@ -103,7 +104,7 @@ def legal(kind: FrameType, flow: int, first: int = 0) -> bytes:
         FrameType.ABORT: encode_abort(first, "ValueError"),
         FrameType.CANCEL: b"",
         FrameType.STOP: b"",
-        FrameType.RESULT: encode_result(0, first, "success", {"value": 1}),
+        FrameType.RESULT: encode_result(0, first, encode_outcome("success", {"value": 1})),
         FrameType.CREDIT: CREDIT.pack(0, 2000, 200_000),
         FrameType.PING: bytes(8),
         FrameType.PONG: bytes(8),
@@ -633,6 +634,23 @@ def test_a_result_that_the_peer_would_refuse_is_a_local_error(connect, consumed,
     pair.server.finish(flow, 1, "success")
 
 
+def test_a_result_that_is_encoded_already_is_the_same(connect):
+    said = []
+    for conclude in (
+        lambda pair, flow: pair.server.finish(flow, 1, "success", value="Done"),
+        lambda pair, flow: pair.server.conclude(
+            flow, 1, encode_outcome("success", {"value": "Done"})
+        ),
+    ):
+        pair = connect()
+        flow = pair.client.open_flow()
+        pair.send(CLIENT, flow, [ROW])
+        pair.to_server()
+        conclude(pair, flow)
+        said.append(pair.server.data_to_send())
+    assert said[0] == said[1]
+
+
 # Leaving
 
 
@@ -851,7 +869,7 @@ def test_going_over_credit_is_a_breach(connect, feed):
 def test_a_result_that_counts_wrong_is_a_breach(connect, feed, consumed, messages):
     pair = connect()
     flow = pair.client.open_flow()
-    payload = encode_result(consumed, messages, "success", {})
+    payload = encode_result(consumed, messages, encode_outcome("success", {}))
     with pytest.raises(RemoteProtocolError) as caught:
         feed(pair.client, frame(FrameType.RESULT, flow, payload))
     assert caught.value.code == "count"

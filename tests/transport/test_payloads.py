@@ -167,7 +167,9 @@ def test_texts_are_cut_to_what_a_control_frame_takes(character):
 @pytest.mark.parametrize("status", sorted(payloads.STATUSES))
 def test_result_comes_back(status):
     facts = {"value": [1, None], "code": "busy", "message": "é"}
-    found = payloads.decode_result(payloads.encode_result(5, 6, status, facts))
+    found = payloads.decode_result(
+        payloads.encode_result(5, 6, payloads.encode_outcome(status, facts))
+    )
     assert found[:4] == (5, 6, status, [1, None])
     assert found.error == {
         "code": "busy",

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import dataclasses
 import enum
 import gc
 import sys
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from pyf.transport import Limits, Packet, RemoteProtocolError, codec, limits, pieces, speed
 from pyf.transport.census import QUICK_COPY, QUICK_NUMBER, QUICK_VALUES, bounds
+from pyf.transport.events import FlowEnded
 from pyf.transport.frames import BATCH, Batch
 from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER, MIB
 
@@ -621,3 +623,29 @@ def test_what_is_a_packet_already_is_given_as_it_is(module):
     left, packets = module.unroll([{"n": 1}, {"n": 2}])
     assert (type(next(packets)), length_hint(left)) == (Packet, 1)
     assert next(packets).n == 2
+
+
+SCHEMA: codec.Schema = {"a": (int,), "b": (str, type(None)), "c": (dict, bool, type(None))}
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9) | st.text() | st.booleans()).map(
+        codec.encode_packet
+    )
+    | st.sampled_from([b"\x00", b"\x90", b"\xc0"])
+)
+def test_fields_are_the_same_in_python(data):
+    """
+    Whichever are there, of whatever type; and where there is no map at all.
+    """
+    found = speed.decode_fields(data, SCHEMA)
+    assert found == codec.decode_fields(data, SCHEMA)
+    assert found is None or list(found) == list(SCHEMA)
+
+
+def test_what_is_made_at_once_is_as_frozen_as_any():
+    made = speed.frozen(FlowEnded, flow_id=1, count=2)
+    assert made == FlowEnded(flow_id=1, count=2)
+    assert hash(made) == hash(FlowEnded(flow_id=1, count=2))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.count = 3  # type: ignore[misc]

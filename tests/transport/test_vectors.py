@@ -130,7 +130,9 @@ def resume_of(boot_id, session_id, token, received_back, first_available) -> byt
 def result_of(says: dict[str, Any]) -> bytes:
     facts = read(says["fields"])
     status = facts.pop("status")
-    return payloads.encode_result(says["consumed"], says["messages"], status, facts)
+    return payloads.encode_result(
+        says["consumed"], says["messages"], payloads.encode_outcome(status, facts)
+    )
 
 
 # What each frame says, as we encode it; a batch is encoded with its frame.
