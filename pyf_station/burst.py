@@ -7,6 +7,7 @@ next to nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Any, Final
 
 from pyf.transport import codec, encode_packet, speed
@@ -32,6 +33,25 @@ SLOW: Final = 0.0005
 GROWTH: Final = 16
 """How many times as many a source that is fast is asked for next. One that then stops in the middle
 is cut short, whatever it was asked for."""
+
+
+INSTANT: Final[frozenset[type]] = frozenset(
+    {list, tuple, type(iter([])), type(iter(())), type({}.values()), range}
+)
+"""Sources that never block, since the packets are there."""
+
+
+def at_hand(source: Iterator[Any]) -> int:
+    """Return how many packets to ask a *source* that does not block for: all, to see the end."""
+    return length_hint(source, BURST) + 1
+
+
+def first_burst(source: Iterator[Any]) -> int:
+    """Return how many packets to ask *source* for at first: one, whose size tells what follows.
+
+    Where that is all, and there already, the end is asked for with it.
+    """
+    return 2 if type(source) in INSTANT and at_hand(source) == 2 else 1
 
 
 def most(packet_size: int) -> int:

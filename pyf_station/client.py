@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from weakref import WeakSet
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
-from pyf.station.burst import next_burst
+from pyf.station.burst import first_burst, next_burst
 from pyf.station.conversation import Conversation
 from pyf.station.counts import Counted, Progress
 from pyf.station.intercept import Interceptor, checked
@@ -265,7 +265,7 @@ class StationClient(BaseClient):
         """Send the flow and its END, unless a result comes before."""
         # A source that is slow is asked for one packet, which then leaves at once. One that is
         # fast is asked for more at a time: the keeper sends what it has given where it stops.
-        count = 1
+        count = first_burst(source)
         ended = False
         while not ended and (room := (yield from self._await_credit(link, progress))):
             asked = min(count, room)
@@ -282,7 +282,7 @@ class StationClient(BaseClient):
                 link.abort(type(error).__name__)
                 raise
             seconds = time.monotonic() - began
-            yield from self._send_pending(link, progress, failure)
+            yield from self._send_pending(link, progress, failure, last=ended)
             yield progress.departures()
             yield from self._messages(link, progress)
             count = next_burst(link.sent - before, seconds, link.packet_size)
@@ -303,11 +303,11 @@ class StationClient(BaseClient):
         return link.room()
 
     def _send_pending(
-        self, link: Link, progress: Progress, failure: Exception | None
+        self, link: Link, progress: Progress, failure: Exception | None, *, last: bool
     ) -> Generator[Values, None, None]:
-        """Have what is pending leave, then raise *failure* if there is one."""
+        """Have what is pending leave, the *last* with the END; then raise *failure*, if any."""
         try:
-            while not link.send():
+            while not link.send(last=last):
                 yield progress.departures()
                 yield from self._messages(link, progress)
                 link.wait()

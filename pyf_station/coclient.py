@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from pyf.station.base import BaseClient, check_call, not_a_flow
+from pyf.station.burst import INSTANT
 from pyf.station.coflow import Call
 from pyf.station.corun import CallRun, InterceptedRun, PersistentRun, Run
 from pyf.station.counts import Progress
@@ -21,7 +22,7 @@ from pyf.station.joint import Joint
 from pyf.station.length import known_length
 from pyf.station.loop import Loop
 from pyf.station.multiplex import Multiplex
-from pyf.station.pump import INSTANT, Inline, IteratorPump, Pump, TaskPump
+from pyf.station.pump import Inline, IteratorPump, Pump, TaskPump
 from pyf.station.resuming import Persistence
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths, TlsPipe, client_context

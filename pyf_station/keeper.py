@@ -283,10 +283,15 @@ class KeptLink:
             if count:
                 self.packet_size = (window.sent_bytes - before) // count
 
-    def _end(self) -> None:
-        if self.result is None:
-            self._machine.end(self._flow_id)
-            self._ended = True
+    def _send_last(self) -> None:
+        # Where the connection has ended already, the END has not been sent.
+        self._service()
+        if self._broken is None:
+            self._send_some()
+            left = self.wanted and self.pending
+            if not (left or self._ended or self.result is not None):
+                self._machine.end(self._flow_id)
+                self._ended = True
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded if the time given to the call is over."""

@@ -60,8 +60,10 @@ class Link(KeptLink):
             given = self.sent + len(self.pending) - before
         return given < count and bool(gate)
 
-    def send(self) -> bool:
+    def send(self, *, last: bool = False) -> bool:
         """Give what credit allows of ``pending`` to the socket; return whether all of it has left.
+
+        Where it is the *last* of the flow, the END leaves with it.
 
         Until then take what comes back, and wait: a handler that waits for its messages to be
         taken reads no packets. True also where the rest is not wanted.
@@ -69,7 +71,7 @@ class Link(KeptLink):
         Raises ConnectionLost, DeadlineExceeded, PacketTooLarge, RemoteProtocolError,
         LocalProtocolError or FlowRefused.
         """
-        self._turn(self._send_some)
+        self._turn(self._send_last if last else self._send_some)
         return not (self.wanted and (self.pending or self._wire.unsent))
 
     def room(self) -> int:
@@ -85,10 +87,9 @@ class Link(KeptLink):
             self.pending.clear()
 
     def end(self) -> None:
-        """Send the END; raises as ``send`` does."""
-        self._turn()  # Where the connection has ended already, the END has not been sent.
-        if self.result is None:
-            self._turn(self._end)
+        """Send the END, unless it has left; raises as ``send`` does."""
+        if not self._ended:
+            self._turn(self._send_last)
         while self._wire.unsent and self.result is None:
             self.wait()
 

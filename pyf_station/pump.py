@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from operator import call, length_hint
+from operator import call
 from typing import Any, Final
 
-from pyf.station.burst import BURST, BURST_BYTES, Gate, encoded, most, next_burst
+from pyf.station.burst import BURST, BURST_BYTES, Gate, at_hand, encoded, most, next_burst
 from pyf.station.loop import Loop
 from pyf.station.stream import Stream
 from pyf.station.workers import Slots, Worker
@@ -30,11 +30,6 @@ LAST_WORD: Final = 1.0
 Packets = Iterable[dict[str, Any]] | AsyncIterable[dict[str, Any]]
 Source = Callable[[int], Any]
 """Makes a flow from the packet of the given number on, as often as it is asked."""
-
-INSTANT: Final[frozenset[type]] = frozenset(
-    {list, tuple, type(iter([])), type(iter(())), type({}.values()), range}
-)
-"""Sources that never block, since the packets are there: they need no thread."""
 
 
 class Inline:
@@ -142,8 +137,7 @@ class IteratorPump(Pump):
         if self.failure is not None:
             return
         if self._inline:
-            # One more than there are, to see the end.
-            self._count = min(most(stream.packet_size), length_hint(self._source, BURST) + 1)
+            self._count = min(most(stream.packet_size), at_hand(self._source))
         count = min(self._count, stream.room())
         if not count:
             return

@@ -3,7 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyf.station.burst import BURST, BURST_BYTES, GROWTH, SECONDS, SLOW, most, next_burst
+from pyf.station.burst import (
+    BURST,
+    BURST_BYTES,
+    GROWTH,
+    SECONDS,
+    SLOW,
+    first_burst,
+    most,
+    next_burst,
+)
 from pyf.transport.limits import LARGE, TURN_BYTES
 
 
@@ -25,6 +34,13 @@ def test_a_fast_source_is_asked_for_more_and_more_until_a_burst_takes_a_moment()
 def test_a_source_that_becomes_slow_is_asked_for_less_at_once():
     assert next_burst(100, 20 * SECONDS, 50) == 5
     assert next_burst(100, 100 * SLOW, 50) == 1
+
+
+def test_only_of_a_packet_that_is_there_already_is_the_end_asked_for_at_once():
+    for source in (iter([1]), iter((1,))):
+        assert first_burst(source) == 2
+    for source in (iter([]), iter([1, 2]), iter({1: 2}), (each for each in [1])):
+        assert first_burst(source) == 1
 
 
 def test_large_packets_come_in_shorter_bursts():

@@ -44,6 +44,8 @@ from pyf.transport.events import (
     PongReceived,
 )
 from pyf.transport.frames import FrameType, encode_batch, encode_frame
+from pyf.transport.limits import INITIAL_PACKETS
+from pyf.transport.states import ConnectionState
 
 WAIT = 30.0
 Some = TypeVar("Some", bound=Event)
@@ -414,6 +416,57 @@ def test_the_end_is_sent_with_the_count(pair):
     assert peer.expect(FlowEnded).count == 2
 
 
+def test_the_end_leaves_with_the_last_packet(pair):
+    """
+    In one write, and once: the count stands, however often it is asked for.
+    """
+    link, peer = pair
+    put(link, 1)
+    assert link.send()
+    writes = link._wire.writes
+    put(link, 2)
+    assert link.send(last=True)
+    assert link._wire.writes == writes + 1
+    assert link.send(last=True)
+    link.end()
+    assert link._wire.writes == writes + 1
+    assert peer.expect(FlowEnded).count == 2
+
+
+def test_no_end_leaves_before_the_last_packet(make):
+    """
+    As long as there is no credit for that, the flow is not over.
+    """
+    link, peer = make(peer_limits=Limits(window_packets=INITIAL_PACKETS))
+    peer.expect(FlowOpened)
+    put(link, *range(INITIAL_PACKETS + 1))
+    assert not link.send(last=True)
+    assert not link._ended
+    received = peer.packets(INITIAL_PACKETS)
+    peer.machine.consume(1, len(received), 4096)
+    peer.say()
+    while not link.send(last=True):
+        link.wait()
+    assert peer.expect(FlowEnded).count == INITIAL_PACKETS + 1
+
+
+def test_behind_the_end_of_the_connection_no_end_is_sent(pair):
+    """
+    What has come is looked at first: nobody is told that all was sent.
+    """
+    link, peer = pair
+    peer.expect(FlowOpened)
+    while link._machine.state is not ConnectionState.READY:
+        link.wait()
+    peer.socket.close()
+    link._wire.wait(WAIT)
+    put(link, 1)
+    with pytest.raises(ConnectionLost) as caught:
+        link.send(last=True)
+    assert type(caught.value) is ConnectionLost
+    assert caught.value.sent == 0
+
+
 def test_the_end_waits_until_it_has_left(make):
     """
     What the system does not take at once is still written before end() returns.
@@ -441,7 +494,7 @@ def test_the_end_of_an_answered_flow_is_not_sent(pair):
     while link.result is None:
         link.wait()
     link.end()
-    link._end()
+    link.send(last=True)
     link.close()
     peer.expect_close()
 
