@@ -51,7 +51,8 @@ def first_burst(source: Iterator[Any]) -> int:
 
     Where that is all, and there already, the end is asked for with it.
     """
-    return 2 if type(source) in INSTANT and at_hand(source) == 2 else 1
+    alone = type(source) in INSTANT and length_hint(source) == 1
+    return 1 + alone
 
 
 def most(packet_size: int) -> int:
