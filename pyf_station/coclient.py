@@ -82,7 +82,10 @@ class CoClient(BaseClient):
         weakref.finalize(self, trunk.workers.close)
         return trunk
 
-    def _call(
+    def _call(self, *args: Any, waits: bool, **options: Any) -> Call:
+        return Call(*self._run(*args, waits=waits, **options))
+
+    def _run(
         self,
         flow: Any,
         header: dict[str, Any] | None,
@@ -91,7 +94,7 @@ class CoClient(BaseClient):
         flow_id: str | None,
         *,
         waits: bool,
-    ) -> Call:
+    ) -> tuple[Run, Progress]:
         check_call(header, timeout)
         trunk, progress = self._trunk, Progress()
         options: dict[str, Any] = {"progress": progress, "waits": waits, "resume": resume}
@@ -117,9 +120,9 @@ class CoClient(BaseClient):
             return PersistentRun(trunk.loop, persistence, run)
 
         if not self._interceptors:
-            return Call(begin(header, _same), progress)
+            return begin(header, _same), progress
         seen = interception(self._peer, header, progress, self._lift)
-        return Call(InterceptedRun(self._interceptors, seen, progress, begin), progress)
+        return InterceptedRun(self._interceptors, seen, progress, begin), progress
 
     def _pump(self, trunk: Trunk, stream: Stream, flow: Any, through: Callable[[Any], Any]) -> Pump:
         if type(flow) in INSTANT:
@@ -137,9 +140,8 @@ class CoClient(BaseClient):
         resume: bool,
         flow_id: str | None,
     ) -> Any:
-        last: Any = None
-        async for value in self._call(flow, header, timeout, resume, flow_id, waits=True):
-            last = value
+        run, _ = self._run(flow, header, timeout, resume, flow_id, waits=True)
+        last: Any = await run.finish()
         return last["message"]
 
     def _open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from itertools import repeat
@@ -148,8 +149,7 @@ class CallRun(FlowRun):
                 for packet in packets:
                     self.notify(packet)
                     yield packet
-            if self.stream is not None and self.stream.result is not None:
-                self.progress.final = final = self.outcome(self.stream)
+            if (final := self._final()) is not None:
                 yield final
         except BaseException as error:
             self.fail(error)
@@ -161,9 +161,33 @@ class CallRun(FlowRun):
             await self.settle()
             raise
         finally:
-            if self.pump is not None:
-                self.pump.close()
-            self.leave()
+            self._close()
+
+    async def finish(self) -> Packet | None:
+        """Do the whole call; return the packet of its success, if that was waited for."""
+        try:
+            while (step := await self._advance()) is not None:
+                for packet in step[1]:
+                    self.notify(packet)
+            return self._final()
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, GeneratorExit):  # Then nothing may be awaited.
+                await self.settle()
+            raise
+        finally:
+            self._close()
+
+    def _final(self) -> Packet | None:
+        """Return the packet of the success, if the result has come; raise the error of another."""
+        if self.stream is not None and self.stream.result is not None:
+            self.progress.final = self.outcome(self.stream)
+        return self.progress.final
+
+    def _close(self) -> None:
+        if self.pump is not None:
+            self.pump.close()
+        self.leave()
 
     async def settle(self) -> None:
         """Have the source closed; wait for that, but not for ever."""
@@ -230,6 +254,10 @@ class Run(Protocol):
         """Yield what comes of the call. It must hold no reference to its Call."""
         ...
 
+    async def finish(self) -> Value | None:
+        """Do the whole call, in place of ``steps()``; return the last of what comes of it."""
+        ...
+
     async def settle(self) -> None:
         """Have the source closed; wait for that, but not for ever."""
 
@@ -237,12 +265,23 @@ class Run(Protocol):
         """Give the flow up; whoever waits for it gets FlowCancelled."""
 
 
-class OuterRun:
+class OuterRun(ABC):
     """A call that is made of others, one at a time."""
 
     def __init__(self) -> None:
         self._run: Run | None = None
         self._cancelled = False
+
+    @abstractmethod
+    def steps(self) -> AsyncGenerator[Value, None]:
+        """Yield what comes of the call. It must hold no reference to its Call."""
+
+    async def finish(self) -> Value | None:
+        """Do the whole call; return the last of what comes of it."""
+        last: Value | None = None
+        async for value in self.steps():
+            last = value
+        return last
 
     def _begin(self, run: Run) -> AsyncGenerator[Value, None]:
         self._run = run
