@@ -55,10 +55,14 @@ def first_burst(source: Iterator[Any]) -> int:
     return 1 + alone
 
 
+def most_bytes(packet_size: int) -> int:
+    """Return how many bytes a burst may have of packets that have *packet_size* each."""
+    return TURN_BYTES if packet_size >= LARGE else BURST_BYTES
+
+
 def most(packet_size: int) -> int:
     """Return how many packets of so many bytes a burst may have, 1 at least."""
-    size = TURN_BYTES if packet_size >= LARGE else BURST_BYTES
-    return max(1, min(BURST, size // packet_size))
+    return max(1, min(BURST, most_bytes(packet_size) // packet_size))
 
 
 def next_burst(given: int, seconds: float, packet_size: int) -> int:
