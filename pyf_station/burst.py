@@ -78,8 +78,10 @@ def encoded(
 ) -> tuple[Gate, Iterator[Encoded]]:
     """Return the next *count* packets of *source*, encoded as they come, and the gate they pass.
 
-    Large values are not copied where packets had *packet_size* bytes of late.
+    Large values are not copied where packets had *packet_size* bytes of late. Where they are larger
+    than those before, there are fewer: no more than have the bytes of a burst.
     """
     large = packet_size >= LARGE
     gate: Gate = [speed.encode_pieces if large else encode_packet] * count
-    return gate, (codec.encode_each if large else speed.encode_each)(gate, source)
+    encode_each = codec.encode_each if large else speed.encode_each
+    return gate, encode_each(gate, source, most_bytes(packet_size))

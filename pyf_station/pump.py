@@ -21,7 +21,6 @@ from pyf.station.burst import (
     at_hand,
     encoded,
     most,
-    most_bytes,
     next_burst,
 )
 from pyf.station.loop import Loop
@@ -192,23 +191,10 @@ class IteratorPump(Pump):
     def _take(self, packets: Iterator[Encoded]) -> BaseException | None:
         """Take the *packets* of a burst; return what their source failed with, if it did."""
         try:
-            if self._inline:
-                self._take_by_size(packets)
-            else:
-                self._stream.pending.extend(packets)
+            self._stream.pending.extend(packets)
         except BaseException as error:  # noqa: BLE001 - for the caller, whatever it is
             return error
         return None
-
-    def _take_by_size(self, packets: Iterator[Encoded]) -> None:
-        """Take *packets*, but no more bytes of them than a burst has: here nobody cuts it short."""
-        left = most_bytes(self._stream.packet_size)
-        for data in packets:
-            self._stream.pending.append(data)
-            left -= len(data)
-            if left <= 0:
-                self._gate.clear()  # That is not their end.
-                return
 
     def _close_source(self) -> None:
         failure = None

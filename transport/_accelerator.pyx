@@ -202,9 +202,10 @@ cdef class encode_each:
     cdef list gate
     cdef object source
     cdef Py_ssize_t at
+    cdef Py_ssize_t room
 
-    def __init__(self, list gate, source):
-        self.gate, self.source, self.at = gate, iter(source), 0
+    def __init__(self, list gate, source, Py_ssize_t room):
+        self.gate, self.source, self.at, self.room = gate, iter(source), 0, room
 
     def __iter__(self):
         return self
@@ -213,7 +214,11 @@ cdef class encode_each:
         if self.at >= PyList_GET_SIZE(self.gate):
             raise StopIteration
         self.at += 1
-        return encode(next(self.source))
+        data = encode(next(self.source))
+        self.room -= PyBytes_GET_SIZE(data)
+        if self.room <= 0:
+            self.gate.clear()
+        return data
 
 
 cdef class Intake:

@@ -182,15 +182,19 @@ def _no_packet(value: object) -> TypeError:
 
 
 def encode_each(
-    gate: list[Callable[[dict[str, Any]], _T]], source: Iterator[dict[str, Any]]
+    gate: list[Callable[[dict[str, Any]], _T]], source: Iterator[dict[str, Any]], room: int
 ) -> Iterator[_T]:
     """Return an iterator of the packets of *source*, each encoded by the next function in *gate*.
 
-    The gate is asked before the source: once another thread has emptied it, no packet is lost.
+    The gate is asked before the source: once another thread has emptied it, no packet is lost. It
+    is emptied here at the packet that fills *room*, so many bytes.
     """
-    # All of it runs in C. A packet is encoded as it comes: its source may change it and yield it
-    # again.
-    return map(_call, gate, source)
+    # A packet is encoded as it comes: its source may change it and yield it again.
+    for data in map(_call, gate, source):
+        room -= len(data)
+        if room <= 0:
+            gate.clear()
+        yield data
 
 
 def _raise_if_interrupted(attempt: Callable[[], object]) -> None:

@@ -263,10 +263,10 @@ def test_both_ask_the_gate_before_the_source(compiled):
     for each in (compiled, codec):
         gate = [each.encode_packet] * 3
         source = iter([{"n": n} for n in range(9)])
-        assert list(each.encode_each(gate, source)) == [
+        assert list(each.encode_each(gate, source, MIB)) == [
             codec.encode_packet({"n": n}) for n in range(3)
         ]
-        encoded = each.encode_each(gate, source)
+        encoded = each.encode_each(gate, source, MIB)
         assert next(encoded) == codec.encode_packet({"n": 3})
         gate.clear()
         assert next(encoded, None) is None
@@ -285,14 +285,14 @@ def test_both_stop_where_the_source_does(compiled):
 
     for each in (compiled, codec):
         gate = [each.encode_packet] * 3
-        assert list(each.encode_each(gate, iter([{}]))) == [b"\x80"]
-        encoded = each.encode_each(gate, failing())
+        assert list(each.encode_each(gate, iter([{}]), MIB)) == [b"\x80"]
+        encoded = each.encode_each(gate, failing(), MIB)
         assert next(encoded) == codec.encode_packet({"n": 1})
         with pytest.raises(Stop) as caught:
             next(encoded)
         assert caught.value is failure
         with pytest.raises(TypeError, match="made of Packets or dicts"):
-            list(each.encode_each(gate, iter([1])))
+            list(each.encode_each(gate, iter([1]), MIB))
 
 
 # What only the compiled one can get wrong
@@ -626,6 +626,18 @@ def test_what_is_a_packet_already_is_given_as_it_is(module):
 
 
 SCHEMA: codec.Schema = {"a": (int,), "b": (str, type(None)), "c": (dict, bool, type(None))}
+
+
+@pytest.mark.parametrize("each", [codec, speed])
+def test_a_burst_ends_at_the_packet_that_fills_it(each):
+    """
+    What comes behind that stays with its source; and the gate says that this was not the end.
+    """
+    gate = [codec.encode_packet] * 9
+    source = iter([{"n": bytes(size)} for size in (10, 10, 90, 10, 10)])
+    encoded = list(each.encode_each(gate, source, 100))
+    assert [len(decode["n"]) for decode in map(codec.decode, encoded)] == [10, 10, 90]
+    assert (gate, len(list(source))) == ([], 2)
 
 
 @given(
