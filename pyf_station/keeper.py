@@ -285,7 +285,7 @@ class KeptLink:
 
     def _send_last(self) -> None:
         # Where the connection has ended already, the END has not been sent.
-        self._service()
+        self._fresh = self._read(self._clock())
         if self._broken is None:
             self._send_some()
             left = self.wanted and self.pending

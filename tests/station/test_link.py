@@ -433,6 +433,17 @@ def test_the_end_leaves_with_the_last_packet(pair):
     assert peer.expect(FlowEnded).count == 2
 
 
+def test_a_flow_of_one_packet_leaves_in_one_write(pair):
+    """
+    With what opens it, and its END.
+    """
+    link, peer = pair
+    put(link, 1)
+    assert link.send(last=True)
+    assert link._wire.writes == 1
+    assert peer.expect(FlowEnded).count == 1
+
+
 def test_no_end_leaves_before_the_last_packet(make):
     """
     As long as there is no credit for that, the flow is not over.
