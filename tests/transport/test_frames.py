@@ -379,3 +379,11 @@ def test_another_protocol_is_refused_by_its_first_nine_bytes(data):
     ) as caught:
         reader.next_frame()
     assert caught.value.code == "not_this_protocol"
+
+
+def test_no_buffer_is_empty():
+    """
+    asyncio of CPython 3.12 never gets rid of one that ends what it writes, and then cannot close.
+    """
+    head = HEADER.pack(0, FrameType.CANCEL, 1)
+    assert encode_frame(FrameType.CANCEL, 1) == encode_frame(FrameType.CANCEL, 1, b"") == [head]
