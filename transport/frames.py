@@ -134,7 +134,7 @@ _OPTIONS: dict[FrameType | None, str] = {
 
 
 def encode_frame(type: FrameType, flow: int, *payload: bytes) -> list[bytes]:
-    """Return a frame as buffers to be written in a row, none of them empty; no payload is copied."""
+    """Return a frame as buffers to be written in a row, none of them empty; nothing is copied."""
     return [HEADER.pack(sum(map(len, payload)), type, flow), *filter(None, payload)]
 
 
