@@ -31,8 +31,8 @@ from pyf.transport import (
     RemoteProtocolError,
     Role,
     StationError,
-    census,
 )
+from pyf.transport.census import Bounds, bounds
 from pyf.transport.events import (
     CreditReceived,
     Event,
@@ -71,7 +71,7 @@ class StationProtocol(Protocol):
         self.factory = factory
         self.limits: Limits = factory.limits
         self.expose_errors: bool = factory.expose_errors
-        self.bounds: census.Bounds = census.bounds(factory.limits, "max_packet")
+        self.bounds: Bounds = bounds(factory.limits, "max_packet")
         self.clock: Callable[[], float] = factory.clock
         # A flow of somebody unknown has the windows that it had before the HELLO.
         limits = factory.limits if factory.gate is None else stranger_limits(factory.limits)
@@ -88,8 +88,7 @@ class StationProtocol(Protocol):
         self._draining = False
         self._leaving = False
         self._secured = False
-        # As late as that: a reactor in memory has no threads.
-        self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108
+        self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108 - late: a reactor in memory has no threads
 
     # What Twisted calls
 

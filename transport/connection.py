@@ -159,11 +159,11 @@ class Connection(Continuation):
         self.conclude(flow_id, consumed, payloads.encode_outcome(status, facts))
 
     def conclude(self, flow_id: int, consumed: int, outcome: bytes) -> None:
-        """Say the last word on a flow, as ``finish`` does; *outcome* is its status and facts."""
+        """Say the last word on a flow (server), as ``finish`` does; *outcome* is encoded."""
         flow = self._flow(flow_id)
         if consumed > flow.receive.received_packets:
             came = flow.receive.received_packets
-            text = f"what follows {consumed} packets is no result of flow {flow_id}: {came} came"
+            text = f"one behind {consumed} of {came} packets is no result of flow {flow_id}"
             raise LocalProtocolError(text, code="malformed_value")
         if (size := len(outcome)) > self._peer_max_packet:
             raise packet_too_large(size, self._peer_max_packet, "max_packet")

@@ -1,9 +1,9 @@
 """What is ordinary, which takes one step where that step is compiled.
 
 Ordinary is a frame that came whole, and within its limits; a batch, moreover, that came in its turn
-and under credit, on a connection and a flow in the midst of their lives; and one small packet that
-may leave at once. Whatever else there is, and in Python everything, is left to the machine, which
-alone knows what happens then.
+and under credit, on a connection and a flow in the midst of their lives, or an END there; and one
+small packet, or another small frame of a flow, that may leave at once. Whatever else there is, and
+in Python everything, is left to the machine, which alone knows what happens then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ordinary batch in one step: what it does is what the machine does, step by step."""
+"""What is ordinary in one step: what that does is what the machine does, step by step."""
 
 from collections import deque
 from collections.abc import Callable, Generator
