@@ -16,7 +16,7 @@ from itertools import repeat
 from pathlib import Path
 from random import Random
 from threading import Timer
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from soak_peers import slow_loris
 from soak_tools import MIB, Line, Process, Progress, lines, packet, serving
@@ -32,6 +32,8 @@ PER_LINE = 100
 WAVE = 50
 HEALTHY = 20_000
 ROUNDS = 40
+HANGS = 5.0
+"""Seconds that nothing takes which does not hang."""
 HOWS: tuple[Literal["fin", "rst"], ...] = ("fin", "rst")
 
 
@@ -206,14 +208,26 @@ def cuts(progress: Progress) -> Finding:
         proxy.wait_until_idle()
         free = server.settles((before[0][0] + 64, before[0][1]))  # the pool keeps its threads
         free = Process().settles(before[1]) and free
-        report = direct.send(iter([]), header={"action": "report"})
+        report = _settled_report(direct)
     truncated = report["truncated"] + tally["wrong"]
     hangs = report["handlers"] + tally["hangs"]
     text = (
         f"{truncated} silent truncations, {hangs} hangs, {'0' if free else 'some'} leaks;"
         f" {tally['errors']:,} calls failed, as they had to"
     )
+    if hangs:
+        print(f"{tally['hangs']} calls and {report['handlers']} handlers hang", file=sys.stderr)
     return Finding(text, free and not truncated and not hangs)
+
+
+def _settled_report(client: StationClient) -> Packet:
+    """Return what the server reports once no other handler runs, or one hangs."""
+    until = time.monotonic() + HANGS
+    while (report := client.send(iter([]), header={"action": "report"}))["handlers"]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return cast(Packet, report)
 
 
 def _cut_call(port: int, count: int, slow: bool, tally: dict[str, int]) -> None:
@@ -231,7 +245,7 @@ def _cut_call(port: int, count: int, slow: bool, tally: dict[str, int]) -> None:
         tally["wrong"] += value != count
     except StationError:
         tally["errors"] += 1
-    tally["hangs"] += time.monotonic() - began > 5.0  # noqa: PLR2004 - nothing here waits so long
+    tally["hangs"] += time.monotonic() - began > HANGS
 
 
 def kills(progress: Progress) -> Finding:
