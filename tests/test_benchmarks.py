@@ -21,6 +21,7 @@ SHIPPED = [
     ("station", "station-asyncio", "again"),
     ("station", "station-twisted", "both"),
     ("sockets", "limit", "both"),
+    ("sockets", "limit", "flows-10"),
 ]
 
 

@@ -19,6 +19,7 @@ from benchmarks.contestant import (
     HOST,
     LENGTH,
     Contestant,
+    at_once,
     connected,
     folder,
     in_thread,
@@ -137,15 +138,21 @@ class Sockets(Contestant):
         return timed(step, case.count)
 
     def serve(self, case: Case) -> None:
-        serve = getattr(self, f"_serve_{case.kind}")
         context = certificate.server() if case.tls else None
+        serve = partial(self._serve, case)
+        if case.flows > 1:
+            serve = partial(in_thread, serve)
         with listener() as sock:
             while True:
                 connection: socket.socket = tuned(sock.accept()[0])
                 if context is not None:
                     connection = context.wrap_socket(connection, server_side=True)
-                with connection, suppress(EOFError, ssl.SSLError, ConnectionError):
-                    serve(Channel(connection, self._codec(case)), case)
+                serve(connection)
+
+    def _serve(self, case: Case, connection: socket.socket) -> None:
+        serve = getattr(self, f"_serve_{case.kind}")
+        with connection, suppress(EOFError, ssl.SSLError, ConnectionError):
+            serve(Channel(connection, self._codec(case)), case)
 
     def _serve_there(self, channel: Channel, case: Case) -> None:
         channel.send([{"num": total(chain.from_iterable(channel.lists()))}])
@@ -170,7 +177,7 @@ class Sockets(Contestant):
 
 
 class Limit(Sockets):
-    """Beside lists of packets: bare blocks of bytes, and a file that is copied."""
+    """Beside lists of packets: bare blocks of bytes, a file that is copied, and many threads."""
 
     def there(self, port: int, case: Case) -> int:
         if case.shape != "bulk":
@@ -181,6 +188,9 @@ class Limit(Sockets):
         sock.shutdown(socket.SHUT_WR)
         blocks = int(sock.recv(64, socket.MSG_WAITALL))
         return blocks * (blocks - 1) // 2
+
+    def flows(self, port: int, case: Case) -> int:
+        return at_once(partial(self.there, port), case)
 
     def file(self, port: int, case: Case) -> int:
         path = source_file(case.count)
@@ -201,6 +211,9 @@ class Limit(Sockets):
         while channel.socket.recv(64 * 1024, socket.MSG_WAITALL):
             count += 1
         channel.socket.sendall(b"%d" % count)
+
+    def _serve_flows(self, channel: Channel, case: Case) -> None:
+        self._serve_there(channel, case)
 
     def _serve_file(self, channel: Channel, case: Case) -> None:
         path = folder() / "target"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +16,9 @@ from benchmarks.contestant import (
     HOST,
     Contestant,
     announce,
+    at_once,
     folder,
+    part,
     remove,
     run_async,
     source_file,
@@ -28,11 +28,6 @@ from benchmarks.contestant import (
 from benchmarks.statistics import spread
 from pyf.station import FlowServer, ResumePolicy, StationClient
 from pyf.station.server import MAX_THREADS
-
-
-def part(case: Case) -> Case:
-    """What one of the flows at once ships."""
-    return replace(case, count=case.count // case.flows)
 
 
 def paced(case: Case) -> Iterator[dict[str, Any]]:
@@ -195,9 +190,7 @@ class Station(Contestant):
         return timed(step, case.count)
 
     def flows(self, port: int, case: Case) -> int:
-        threading.stack_size(256 * 1024)  # a thousand threads are no matter of memory
-        with ThreadPoolExecutor(case.flows) as pool:
-            return sum(pool.map(lambda _: self.there(port, part(case)), range(case.flows)))
+        return at_once(partial(self.there, port), case)
 
     def pace(self, port: int, case: Case) -> dict[str, float]:
         client = self._client(port, case)
