@@ -89,6 +89,7 @@ class StationProtocol(Protocol):
         self._leaving = False
         self._secured = False
         self._turn = Turn(lambda call: factory.reactor.callFromThread(call))  # noqa: PLW0108 - late: a reactor in memory has no threads
+        self.call_soon: Callable[[Callable[[], None]], None] = self._turn.call
 
     # What Twisted calls
 
@@ -160,10 +161,6 @@ class StationProtocol(Protocol):
         self.factory.left(self)
 
     # What sessions call (the Carrier)
-
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """Call *function* in the reactor's thread. Callable from any thread."""
-        self._turn.call(function)
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Any:
         """Call *function* after some seconds; what is returned has ``cancel()``."""
@@ -299,9 +296,10 @@ class StationProtocol(Protocol):
     def _handle_events(self, pace: Pace | None) -> bool:
         event: Event | None = None
         try:
+            machine, handlers = self._machine, self._HANDLERS
             # A coroutine that gets an event may stop the server.
-            while not self._leaving and (event := self._machine.next_event()):
-                handle = self._HANDLERS.get(type(event))
+            while not self._leaving and (event := machine.next_event()):
+                handle = handlers.get(type(event))
                 if handle and (not self._arriving or self._arrived(event)):
                     handle(self, event)
                 if pace is not None and pace.over:

@@ -77,19 +77,20 @@ class Conversation:
         Raises what ``StationClient.call`` raises where the handler or the connection has failed.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        while not self._received:
+        link, received = self._link, self._received
+        while not received:
             if self._done:
                 return None
             self._check_open("receive")
-            if self._link.messages:
-                self._received.extend(self._link.take_messages())
-            elif self._link.result is not None:
+            if link.messages:
+                received.extend(link.take_messages())
+            elif link.result is not None:
                 self._finish()
             elif until is not None and time.monotonic() >= until:
                 raise DeadlineExceeded(f"no message came within {timeout:g} s", timeout=timeout)
             else:
-                self._link.wait(until)
-        packet = self._received.popleft()
+                link.wait(until)
+        packet = received.popleft()
         self._count += 1
         self._notify(packet)
         return packet

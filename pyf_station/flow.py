@@ -75,8 +75,8 @@ class _Reader:
             session.decoded = (count, made, made)
         else:
             session.decoded = (count, *unroll(packets))
-        # The client may have given up since, with nothing to drop before now.
-        self._check_given_up()
+        if session.ending is not None:  # The client may have given up since.
+            self._check_given_up()
 
     def _break_off(self, error: RemoteProtocolError) -> None:
         """End with packets that are not what was announced."""
@@ -95,10 +95,12 @@ class _Reader:
 
     def _prepare(self) -> None:
         """Before waiting for more: all that came has been taken."""
+        session = self._session
         if self._packets >= self._due_packets or self._bytes >= self._due_bytes:
-            self._session.report_consumed(self._packets, self._bytes)
+            session.report_consumed(self._packets, self._bytes)
             self._packets = self._bytes = 0
-        self._check_given_up()
+        if session.ending is not None:
+            self._check_given_up()
 
     def _check_given_up(self) -> None:
         """Raise at once where nobody wants the rest to be handled, whatever has come unread."""

@@ -8,6 +8,7 @@ from typing import Any
 from pyf.station.burst import encoded
 from pyf.station.keeper import KeptLink
 from pyf.transport import Connection, Packet, RemoteProtocolError, speed
+from pyf.transport.window import grant_due
 
 
 class Link(KeptLink):
@@ -21,6 +22,8 @@ class Link(KeptLink):
     """
 
     packet_size: int
+    # Of the messages that were taken, those that the server has not heard of.
+    _packets = _bytes = 0
 
     # The flow
 
@@ -31,6 +34,8 @@ class Link(KeptLink):
 
         Raises PacketError for a header that cannot travel.
         """
+        self._due_packets = grant_due(self._limits.window_packets)
+        self._due_bytes = grant_due(self._limits.window_bytes)
         self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
         self._await_keeper()
 
@@ -129,12 +134,20 @@ class Link(KeptLink):
                 self._machine.fail(error)
                 self._break(error)
             raise
-        with self._lock:
-            if self._machine.consume(self._flow_id, batch.packets, batch.size):
-                self._write()
-                if self._wire.unsent:
-                    self._hand_over()
+        self._packets += batch.packets
+        self._bytes += batch.size
+        if self._packets >= self._due_packets or self._bytes >= self._due_bytes:
+            self._report_consumed()
         return packets
+
+    def _report_consumed(self) -> None:
+        """Have the server send more."""
+        with self._lock:
+            self._machine.consume(self._flow_id, self._packets, self._bytes)
+            self._packets = self._bytes = 0
+            self._write()
+            if self._wire.unsent:
+                self._hand_over()
 
     # Leaving
 

@@ -201,31 +201,31 @@ class Wire:
 
         Raises nothing: after a failure, what comes is dropped.
         """
-        self.unsent += produce()
-        if not self.unsent:
-            return
-        if self._written:
-            self._drop_written()
-        while self.unsent and not self.failure:
+        unsent = self.unsent
+        unsent += produce()
+        if self._written:  # An exception came between a write and what is done about it.
+            unsent = self._drop_written()
+        while unsent and not self.failure:
             try:
                 # In C, where no signal handler can raise between the write and the note of it:
                 # bytes are neither lost nor sent twice.
-                self._written.extend(map(self._send, (self.unsent[:MAX_BUFFERS],)))
+                self._written.extend(map(self._send, (unsent[:MAX_BUFFERS],)))
             except (BlockingIOError, InterruptedError):
-                break
+                return
             except OSError as error:
                 self.failure = self._explained(error.strerror or str(error))
             else:
-                self._drop_written()
+                unsent = self._drop_written()
         if self.failure:
             self.unsent = []
 
-    def _drop_written(self) -> None:
+    def _drop_written(self) -> list[bytes | memoryview]:
+        """Forget what the system has taken; return what it has not."""
         self.writes += 1
         written = sum(self._written)
         if written == sum(map(len, self.unsent)):
             self.unsent, self._written = [], []
-            return
+            return self.unsent
         done = 0
         while done < len(self.unsent) and written >= len(self.unsent[done]):
             written -= len(self.unsent[done])
@@ -234,6 +234,7 @@ class Wire:
         if written:
             rest[0] = memoryview(rest[0])[written:]
         self.unsent, self._written = rest, []
+        return rest
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has, b"" where nothing will; raises nothing."""

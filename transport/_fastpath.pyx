@@ -72,8 +72,12 @@ def next_frame(parser):
 
 def receive(machine):
     parser = machine._parser
+    if machine.state is not READY:
+        return None
     chunk = first_chunk(parser)
-    if chunk is None or machine.state is not READY or machine._fenced:
+    if chunk is None:
+        return None if parser._size or machine._eof else False
+    if machine._fenced:
         return None
     cdef Py_ssize_t start = parser._at
     cdef int64_t there = PyBytes_GET_SIZE(chunk) - start

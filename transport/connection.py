@@ -280,7 +280,7 @@ class Connection(Continuation):
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed; raises RemoteProtocolError."""
         if (event := fastpath.receive(self)) is not None:
-            return event
+            return event or None
         while self.state is not ConnectionState.CLOSED:
             try:
                 parser = self._parser

@@ -9,7 +9,7 @@ in Python everything, is left to the machine, which alone knows what happens the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyf.transport.compiled import compiled
 
@@ -27,11 +27,11 @@ store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: Fal
 next_frame: Callable[[FrameParser], Frame | None] = getattr(_compiled, "next_frame", lambda _: None)
 """Take a parser's next frame if it is whole, as it came, and within limits; return None if not."""
 
-receive: Callable[[Any], PacketsReceived | FlowEnded | None] = getattr(
+receive: Callable[[Any], PacketsReceived | FlowEnded | Literal[False] | None] = getattr(
     _compiled, "receive", lambda _: None
 )
 """Take a machine's next frame if it is an ordinary batch, or END; return the event, None if it is
-not.
+not, False where nothing is left of what came.
 """
 
 send_packet: Callable[[Any, int, Pending], bool] = getattr(

@@ -96,7 +96,7 @@ CREDIT = Struct(">QQQ")
 GOAWAY = Struct(">I")
 """The last flow that will be served."""
 
-_HEAD = HEADER.size
+_HEAD, _BATCH = HEADER.size, BATCH.size
 _unpack_head = HEADER.unpack_from
 _BATCH_HEAD = Struct(HEADER.format + BATCH.format.strip(">"))
 
@@ -164,7 +164,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Bytes of the encoded packets."""
-        return len(self.payload) - BATCH.size
+        return len(self.payload) - _BATCH
 
     def decode(self) -> Iterable[Packet]:
         """Return an iterator of the packets.

@@ -139,7 +139,7 @@ class Sockets(Contestant):
 
     def serve(self, case: Case) -> None:
         context = certificate.server() if case.tls else None
-        serve = partial(self._serve, case)
+        serve: Callable[[socket.socket], object] = partial(self._serve, case)
         if case.flows > 1:
             serve = partial(in_thread, serve)
         with listener() as sock:

@@ -14,7 +14,7 @@ from pyf.transport import Connection, Limits, Role, StationError, encode_packet,
 from pyf.transport.budget import SMALL
 from pyf.transport.codec import decode
 from pyf.transport.compiled import compiled
-from pyf.transport.events import FlowEnded
+from pyf.transport.events import FlowEnded, PacketsReceived
 from pyf.transport.frames import (
     BATCH,
     CREDIT,
@@ -258,8 +258,24 @@ def test_what_is_said_of_a_flow_is_the_same(sayings, resume):
 def test_an_ordinary_batch_is_taken_in_one_step():
     _, server, flow = pair()
     server.receive_data(batch(2) + batch(first=2))
-    assert [fastpath.receive(server) is None for _ in range(3)] == [False, False, True]
+    assert all(isinstance(fastpath.receive(server), PacketsReceived) for _ in range(2))
     assert server._flows[flow].receive.received_packets == 3
+
+
+@ORDINARY
+def test_that_nothing_is_left_is_known_in_one_step():
+    """
+    Unless nothing more will come, of which the machine has to tell.
+    """
+    _, server, _ = pair()
+    assert fastpath.receive(server) is False
+    server.receive_data(batch()[:-1])
+    assert fastpath.receive(server) is None
+    server.receive_data(batch()[-1:])
+    assert server.next_event() is not None
+    assert fastpath.receive(server) is False
+    server.receive_eof()
+    assert fastpath.receive(server) is None
 
 
 @ORDINARY
