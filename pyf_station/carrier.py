@@ -85,6 +85,7 @@ class StationProtocol(Protocol):
         self._watch: Watch | None = None
         self._last_wait: Alarm | None = None
         self._turns = Turns(self.clock, self.call_later, self._work, lambda: self.transport)
+        self._handlers = self._HANDLERS  # Python finds it sooner here.
         self._draining = False
         self._leaving = False
         self._secured = False
@@ -296,13 +297,13 @@ class StationProtocol(Protocol):
     def _handle_events(self, pace: Pace | None) -> bool:
         event: Event | None = None
         try:
-            machine, handlers = self._machine, self._HANDLERS
+            machine, handlers = self._machine, self._handlers
             # A coroutine that gets an event may stop the server.
             while not self._leaving and (event := machine.next_event()):
                 handle = handlers.get(type(event))
                 if handle and (not self._arriving or self._arrived(event)):
                     handle(self, event)
-                if pace is not None and pace.over:
+                if pace is not None and pace.is_over():
                     break
         except RemoteProtocolError as error:
             self.break_off(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from twisted.internet import main
@@ -32,7 +33,7 @@ class BufferedProtocol(Protocol):
 
 
 class Direct:
-    """A *transport*; what is not here is as that has it. For the reactor's thread.
+    """Reads and writes a *transport*. For the reactor's thread.
 
     Over TCP, what is written leaves at once, where Twisted would wait until the selector has told
     it that it may. Nobody else may write to the transport. With a *protocol* what is large is read
@@ -52,9 +53,6 @@ class Direct:
         if self._is_tcp and protocol is not None:
             # Reactors look it up for each event.
             transport.doRead = self._do_read
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
     def writeSequence(self, buffers: list[bytes]) -> None:  # noqa: N802 - Twisted's name
         """Write *buffers*, behind what the system has not taken yet."""
@@ -120,3 +118,14 @@ class Direct:
         else:
             self._protocol.buffer_updated(got)
         return None
+
+
+class DirectTransport:
+    """A *transport* that is written to directly; what is not here is as that has it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.writeSequence: Callable[[list[bytes]], None] = Direct(transport).writeSequence
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

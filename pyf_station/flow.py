@@ -240,9 +240,10 @@ class AsyncFlow(_Reader):
                     return self._end_with(item)
                 self._batch = item
             batch = self._batch
-            packets = self._decoder.at_once(batch.decode_quickly)
+            decoder = self._decoder
+            packets = None if decoder.pace.is_over() else batch.decode_quickly()
             if packets is None:
-                packets = await self._decoder.run(batch.decode_quickly, batch.decode_maps)
+                packets = await decoder.run(batch.decode_quickly, batch.decode_maps)
         except RemoteProtocolError as error:
             if not self._ended:
                 self._break_off(error)

@@ -7,13 +7,11 @@ on the socket waits outside it.
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +19,7 @@ from math import inf
 from typing import Any
 
 from pyf.station.burst import Gate
+from pyf.station.forks import owned
 from pyf.station.nursery import nursery
 from pyf.station.outcome import lost, refusal
 from pyf.station.wire import Wire, deadline_error, set_user_timeout
@@ -70,24 +69,19 @@ Selector: type[selectors.BaseSelector] = getattr(
 """One that takes no file descriptor."""
 
 
-_links: weakref.WeakSet[KeptLink] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    nursery.forget()
-    for link in list(_links):
-        link.disown()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
 class KeptLink:
     """A connection that is read, written and left; what it carries is the link's to say.
 
     Methods that begin with ``_keep`` are the keeper's.
     """
+
+    # Of more than thirty attributes Python finds each later, and each method.
+    __slots__ = (  # noqa: SIM905 - a list would have a line for each
+        "__weakref__ _broken _clock _closed _deadline _ended _flow_id _fresh _gate _gone_away "
+        "_haste _keeper _last_words _limits _lingering _lock _machine _owner _patience _ponged "
+        "_resting _spoiled _torn _wake_receiver _wake_sender _wire activity consumed messages "
+        "packet_size pending result sent start timeout waiting wanted"
+    ).split()
 
     def __init__(
         self,
@@ -145,7 +139,7 @@ class KeptLink:
         self._keeper: threading.Thread | None = None
         self._wake_receiver: socket.socket | None = None
         self._wake_sender: socket.socket | None = None
-        _links.add(self)
+        owned.add(self)
 
     # Leaving
 
@@ -319,7 +313,8 @@ class KeptLink:
     def _service(self) -> None:
         """Write and read what can be without waiting."""
         self._write()
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         if self._read(now):
             self._fresh = True
             if self._machine.speaks:
@@ -329,7 +324,7 @@ class KeptLink:
         patience = self._patience
         if self._wire.unsent:
             patience.stuck(now)
-        elif patience.is_stuck:
+        else:
             patience.unstuck()
         if now >= patience.due:
             self._look(now)

@@ -34,9 +34,8 @@ class Link(KeptLink):
 
         Raises PacketError for a header that cannot travel.
         """
-        self._due_packets = grant_due(self._limits.window_packets)
-        self._due_bytes = grant_due(self._limits.window_bytes)
         self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
+        self._plan_credit()
         self._await_keeper()
 
     def _open_flow(
@@ -139,6 +138,12 @@ class Link(KeptLink):
         if self._packets >= self._due_packets or self._bytes >= self._due_bytes:
             self._report_consumed()
         return packets
+
+    def _plan_credit(self) -> None:
+        """Tell the server of messages that were taken as it needs to hear of them."""
+        window = self._machine.flow(self._flow_id).receive
+        self._due_packets = grant_due(window.window_packets)
+        self._due_bytes = grant_due(window.window_bytes)
 
     def _report_consumed(self) -> None:
         """Have the server send more."""

@@ -184,7 +184,7 @@ class Multiplex:
             while not self._leaving and (event := self.machine.next_event()):
                 if handle := self._HANDLERS.get(type(event)):
                     handle(self, event)
-                if pace is not None and pace.over:
+                if pace is not None and pace.is_over():
                     break
         except RemoteProtocolError as error:
             self.fail(error)

@@ -26,12 +26,13 @@ class Pace:
 
     def begin(self) -> None:
         """Begin to count: others have had their turn."""
-        self._until: float = self._clock() + TURN
+        clock = self._clock
+        self._until: float = clock() + TURN
 
-    @property
-    def over(self) -> bool:
-        """Whether it is the turn of others."""
-        return self._clock() > self._until
+    def is_over(self) -> bool:
+        """Return whether it is the turn of others."""
+        clock = self._clock
+        return clock() > self._until
 
 
 class Turns:
@@ -69,7 +70,8 @@ class Turns:
     def _go_on(self, *, first: bool) -> None:
         self._next = None
         self._pace.begin()
-        done = self._work(self._pace)
+        work = self._work
+        done = work(self._pace)
         if not done:
             self._next = self._call_later(0.0, partial(self._go_on, first=False))
         if first is not done:
@@ -79,6 +81,9 @@ class Turns:
 
 class Decoder:
     """Decodes what comes, for a coroutine: in turns, and in a thread where that takes long.
+
+    Mostly neither is needed, while the *pace* is not over, and to wait for nothing would cost as
+    much as decoding a packet: ``run`` is for what is left.
 
     *in_thread* has a function called in a thread, *pause* waits for the loop's next turn.
     """
@@ -94,19 +99,12 @@ class Decoder:
         self._in_thread = in_thread
         self._pause = pause
 
-    def at_once(self, quickly: Callable[[], T | None]) -> T | None:
-        """Return what *quickly* returns; None where it is to ``run``. Raises as it does.
-
-        Mostly it is not, and to wait for nothing would cost as much as decoding a packet.
-        """
-        return None if self.pace.over else quickly()
-
     async def run(self, quickly: Callable[[], T | None], decode: Callable[[], T]) -> T:
         """Return what *decode* returns; raises as it does.
 
         *quickly* does the same, but returns None where it would take long.
         """
-        if self.pace.over:
+        if self.pace.is_over():
             await self._pause()
             self.pace.begin()
         found = quickly()

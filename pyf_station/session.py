@@ -79,7 +79,7 @@ class Carrier(Protocol):
     clock: Callable[[], float]
     """The time of a clock that nobody sets, in seconds."""
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None], /) -> None:
         """Call *function* in the reactor's thread. Callable from any thread."""
         ...
 
@@ -183,6 +183,8 @@ class Session:
         # A coroutine waits, for something, at the end of each of the reactor's turns.
         self._paced = isinstance(inbox, SimpleQueue)
         self._errors: list[StationError] = []
+        # Looked at for each batch: Python finds sooner what is no attribute of the class.
+        self.ending, self.frees, self._result, self._ticking = None, False, None, None
 
     # What comes from the client
 

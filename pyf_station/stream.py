@@ -158,7 +158,7 @@ class Stream:
         decoder = self._decoder or self._decoding()
         self._taking = True
         try:
-            maps = decoder.at_once(batch.decode_quickly)
+            maps = None if decoder.pace.is_over() else batch.decode_quickly()
             if maps is None:
                 maps = await decoder.run(batch.decode_quickly, batch.decode_maps)
             packets = list(unroll(maps)[1])

@@ -35,7 +35,7 @@ from twisted.python.failure import Failure
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
-from pyf.station.direct import Direct
+from pyf.station.direct import DirectTransport
 from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
 from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
@@ -385,7 +385,7 @@ class _Protocol(TwistedProtocol):
             self.transport.setTcpNoDelay(True)
         if hasattr(self.transport, "bufferSize"):
             self.transport.bufferSize = UNWRITTEN_BYTES
-        self._joint.made(Direct(self.transport))
+        self._joint.made(DirectTransport(self.transport))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came."""

@@ -107,9 +107,10 @@ class Watch:
 
     def received(self) -> None:
         """Note that bytes came, and have been handled; flows may have been opened or closed."""
-        now = self._clock()
-        self._patience.received(now)
-        self._patience.flows_changed(now)
+        clock, patience = self._clock, self._patience
+        now = clock()
+        patience.received(now)
+        patience.flows_changed(now)
 
     def changed(self) -> None:
         """Note that flows may have been opened or closed."""

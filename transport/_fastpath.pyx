@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, binding=False, boundscheck=False, wraparound=False, initializedcheck=False
 """What is ordinary in one step, compiled: the same events, frames and counts, only sooner.
 
 Nothing is raised here, and nothing changed before all is known to be ordinary.
@@ -45,7 +45,7 @@ def store(machine, data):
     if parser._chunks or parser._buffer is not None:
         return False
     parser._chunks.append(data)
-    parser._size = PyBytes_GET_SIZE(data)
+    parser.pending = PyBytes_GET_SIZE(data)
     return True
 
 
@@ -76,7 +76,7 @@ def receive(machine):
         return None
     chunk = first_chunk(parser)
     if chunk is None:
-        return None if parser._size or machine._eof else False
+        return None if parser.pending or machine._eof else False
     if machine._fenced:
         return None
     cdef Py_ssize_t start = parser._at
@@ -218,7 +218,7 @@ cdef int advance(parser, int kind, int64_t there, int64_t size) except -1:
     """Go on behind a frame of *size* bytes, of which so many or more are *there*."""
     parser.frames += 1
     parser._needed = HEAD
-    parser._size -= size
+    parser.pending -= size
     if there == size:
         parser._chunks.popleft()
         parser._at = 0

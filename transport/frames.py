@@ -236,7 +236,8 @@ class FrameParser:
         # What has come and is not parsed, from a place in the first chunk on.
         self._chunks: deque[bytes | bytearray] = deque()
         self._at = 0
-        self._size = 0
+        self.pending: int = 0
+        """Bytes of a frame that is not whole yet."""
         self._needed = HEADER.size
         # Where a large frame is put together, before what is in the chunks.
         self._buffer: bytearray | None = None
@@ -258,11 +259,6 @@ class FrameParser:
         self.allowed: Collection[FrameType] = (FrameType.HELLO, FrameType.GOAWAY)
         """Frames that may come now: before the first HELLO, no other is worth buffering."""
 
-    @property
-    def pending(self) -> int:
-        """Bytes of a frame that is not whole yet."""
-        return self._size
-
     def get_buffer(self) -> memoryview | None:
         """Return where the rest of a large frame is to be read to; None where it is not worth it.
 
@@ -272,27 +268,27 @@ class FrameParser:
         if self._buffer is None:
             if self._needed < LARGE:
                 return None
-            come, missing = self._size, self._needed - self._size
+            come, missing = self.pending, self._needed - self.pending
             if missing < LARGE or (room := self._room(self._needed, come)) is None:
                 return None
             room[:come] = b"".join(self._cut(come))
             self._buffer = room
-            self._size = come
-        return memoryview(self._buffer)[self._size : self._needed]
+            self.pending = come
+        return memoryview(self._buffer)[self.pending : self._needed]
 
     def buffer_updated(self, size: int) -> bool:
         """Take *size* bytes that have been read to the start of the buffer.
 
         Return whether the frame is whole now.
         """
-        self._size += size
-        return self._size == self._needed
+        self.pending += size
+        return self.pending == self._needed
 
     def receive_data(self, data: bytes) -> None:
         """Store *data*."""
         if self._buffer is not None:
             data = self._fill(data)
-        self._size += len(data)
+        self.pending += len(data)
         if not self._chunks or len(data) >= LARGE:
             if data:
                 self._chunks.append(data)
@@ -302,7 +298,7 @@ class FrameParser:
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame, or None; raises RemoteProtocolError if none can ever be."""
-        if self._size < self._needed:
+        if self.pending < self._needed:
             if self.allowed and self._peek(1) > b"\0":
                 raise self._stranger()  # What may come first is shorter than 2**24 bytes.
             return None
@@ -319,7 +315,7 @@ class FrameParser:
         if self.known is not None and kind is FrameType.DATA and flow not in self.known:
             _check_first(length)
         end = _HEAD + length
-        if self._size < end:
+        if self.pending < end:
             self._needed = end
             return None
         self._needed = _HEAD
@@ -373,7 +369,7 @@ class FrameParser:
         payload = memoryview(buffer)[HEADER.size : self._needed]
         self._buffer = None
         self._spare_age = 0
-        self._size -= self._needed
+        self.pending -= self._needed
         self._needed = HEADER.size
         self.frames += 1
         _, number, flow = HEADER.unpack_from(buffer)
@@ -405,7 +401,7 @@ class FrameParser:
 
     def _advance(self, size: int) -> None:
         """Go on behind the next *size* bytes, all of which are in the first chunk."""
-        self._size -= size
+        self.pending -= size
         self._at += size
         if self._at == len(self._chunks[0]):
             self._chunks.popleft()

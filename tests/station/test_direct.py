@@ -13,7 +13,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.python.failure import Failure
 
-from pyf.station.direct import LOW_WATER, SMALL, Direct
+from pyf.station.direct import LOW_WATER, SMALL, Direct, DirectTransport
 
 WAIT = 30.0
 """Seconds that anything may take before a test fails."""
@@ -293,8 +293,9 @@ def test_without_a_protocol_reading_is_left_to_twisted(pair):
 
 def test_all_else_is_as_the_transport_has_it():
     transport = StringTransport(peerAddress="there")
-    direct = Direct(transport)
-    assert direct.getPeer() == "there"
+    direct = DirectTransport(transport)
+    direct.writeSequence([b"ab", b"c"])
+    assert (transport.value(), direct.getPeer()) == (b"abc", "there")
     direct.loseConnection()
     assert transport.disconnecting
     with pytest.raises(AttributeError, match="getHandle"):

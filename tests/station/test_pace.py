@@ -29,7 +29,7 @@ class Work:
         self.turns = Turns(loop.clock, loop.callLater, self.work, lambda: self)
 
     def work(self, pace: Pace | None) -> bool:
-        while self.done < self.steps and not (pace is not None and pace.over):
+        while self.done < self.steps and not (pace is not None and pace.is_over()):
             self.done += 1
             self.reactor.rightNow += self.seconds
         return self.done == self.steps
@@ -108,12 +108,13 @@ def test_what_is_quick_is_decoded_at_once_until_a_turn_is_over(hand_reactor, loo
     assert waiting(made.run(lambda: 3, never)) == [3]
 
 
-def test_once_a_turn_is_over_nothing_is_decoded_at_once(hand_reactor, loop):
-    made = decoder(loop)
-    assert made.at_once(lambda: 1) == 1
-    assert made.at_once(never) is None
+def test_a_pace_is_over_behind_a_turn_of_work_until_it_begins_anew(hand_reactor, loop):
+    pace = Pace(loop.clock)
+    assert not pace.is_over()
     hand_reactor.rightNow += 2 * TURN
-    assert made.at_once(lambda: 1) is None
+    assert pace.is_over()
+    pace.begin()
+    assert not pace.is_over()
 
 
 def test_what_takes_long_is_decoded_in_a_thread(hand_reactor, loop):

@@ -107,7 +107,7 @@ def known(machine: Connection) -> Any:
         )
         for each in machine._flows.values()
     ]
-    pending = parser._needed, parser._size, b"".join(bytes(part) for part in parser._chunks)
+    pending = parser._needed, parser.pending, b"".join(bytes(part) for part in parser._chunks)
     return machine.state, flows, pending, parser.frames, budget._left
 
 
