@@ -166,7 +166,7 @@ class CallRun(FlowRun):
     async def finish(self) -> Packet | None:
         """Do the whole call; return the packet of its success, if that was waited for."""
         try:
-            while (step := await self._advance()) is not None:
+            while (step := await self._advance(tells=False)) is not None:
                 for packet in step[1]:
                     self.notify(packet)
             return self._final()
@@ -196,14 +196,13 @@ class CallRun(FlowRun):
 
     def _departures(self) -> int:
         """Return how many packets have left since this was asked last."""
-        stream = self.stream
-        if stream is None:
-            return 0
-        stream.told = stream.sent
-        return self.progress.departed()
+        return 0 if self.stream is None else self.progress.departed()
 
-    async def _advance(self) -> tuple[int, list[Packet]] | None:
-        """Return how many packets have left, and the messages that have come; None at the end."""
+    async def _advance(self, *, tells: bool = True) -> tuple[int, list[Packet]] | None:
+        """Return how many packets have left, and the messages that have come; None at the end.
+
+        Unless somebody is told of what has left, nothing is returned for that alone.
+        """
         stream, pump = self.stream, self.pump
         if stream is None or pump is None:
             stream = await self.open()
@@ -212,7 +211,8 @@ class CallRun(FlowRun):
             stream.flush()
         while True:
             since = stream.changes
-            departed = self._departures()
+            departed = self._departures() if tells else 0
+            stream.told = stream.sent
             if stream.has_messages:
                 return departed, await stream.take()
             if departed:

@@ -83,6 +83,8 @@ class Stream:
         self.on_room: Callable[[], object] = bool
         """Called where more may be sent; it raises nothing."""
         self.move(carrier, flow_id)
+        # Looked at all the time: Python finds sooner what is no attribute of the class.
+        self.wanted, self.ended, self.error, self._taking = True, False, None, False
         self._messages: deque[Batch] = deque()
         self._wakes: list[Callable[[], None]] = []
 
@@ -94,7 +96,7 @@ class Stream:
     @property
     def over(self) -> bool:
         """Whether nothing more can be sent."""
-        return not self.wanted or self.ended or self.has_ended
+        return not self.wanted or self.ended or self.result is not None or self.error is not None
 
     @property
     def has_messages(self) -> bool:

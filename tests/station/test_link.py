@@ -259,6 +259,14 @@ def test_opening_writes_the_header_though_no_packet_follows(make):
     assert peer.expect(FlowOpened).header == {"action": "x"}
 
 
+def test_a_link_has_no_more_attributes_than_python_finds_soon(make):
+    """
+    Of up to 29, CPython 3.11 keeps the places of all; of more, none. Those in slots do not count.
+    """
+    link, _ = make()
+    assert len(vars(link)) < 30
+
+
 def test_a_header_that_cannot_travel_starts_nothing(sockets):
     """
     PacketError, and no keeper.
