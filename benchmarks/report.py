@@ -90,7 +90,7 @@ SECTIONS = (
     Section(
         "Many flows at once",
         "Packets a second of all flows together, ten million packets in all. The blocking client has a"
-        " thread and a connection for each; the others have one connection.",
+        " thread and a connection for each, and so has the limit; the others have one connection.",
         tuple((name, "rate") for name in FLOWS),
         "lines",
     ),
