@@ -489,7 +489,7 @@ def test_messages_block_until_the_client_reads(session, carrier, thread):
     speaking = thread(speak)
     carrier.run_until(lambda: state.outbox.full)
     assert carrier.messages == []
-    carrier.credit = 10_000
+    carrier.credit = 2 * FULL
     state.flush()
     carrier.run_until(lambda: len(carrier.messages) > FULL)
     speaking()
