@@ -8,7 +8,6 @@ from typing import Any
 from pyf.station.burst import encoded
 from pyf.station.keeper import KeptLink
 from pyf.transport import Connection, Packet, RemoteProtocolError, speed
-from pyf.transport.window import grant_due
 
 
 class Link(KeptLink):
@@ -22,8 +21,6 @@ class Link(KeptLink):
     """
 
     packet_size: int
-    # Of the messages that were taken, those that the server has not heard of.
-    _packets = _bytes = 0
 
     # The flow
 
@@ -35,7 +32,6 @@ class Link(KeptLink):
         Raises PacketError for a header that cannot travel.
         """
         self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
-        self._plan_credit()
         self._await_keeper()
 
     def _open_flow(
@@ -133,26 +129,12 @@ class Link(KeptLink):
                 self._machine.fail(error)
                 self._break(error)
             raise
-        self._packets += batch.packets
-        self._bytes += batch.size
-        if self._packets >= self._due_packets or self._bytes >= self._due_bytes:
-            self._report_consumed()
-        return packets
-
-    def _plan_credit(self) -> None:
-        """Tell the server of messages that were taken as it needs to hear of them."""
-        window = self._machine.flow(self._flow_id).receive
-        self._due_packets = grant_due(window.window_packets)
-        self._due_bytes = grant_due(window.window_bytes)
-
-    def _report_consumed(self) -> None:
-        """Have the server send more."""
         with self._lock:
-            self._machine.consume(self._flow_id, self._packets, self._bytes)
-            self._packets = self._bytes = 0
-            self._write()
-            if self._wire.unsent:
-                self._hand_over()
+            if self._machine.consume(self._flow_id, batch.packets, batch.size):
+                self._write()
+                if self._wire.unsent:
+                    self._hand_over()
+        return packets
 
     # Leaving
 

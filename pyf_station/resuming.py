@@ -150,7 +150,6 @@ class ResumingLink(Link):
             case SessionOpened(ticket=ticket):
                 self._ticket, self._flow = ticket, self._machine.flow(self._flow_id)
                 self.start = ticket.start
-                self._plan_credit()
             case FlowResumed(token=token):
                 assert self._ticket is not None
                 self._ticket = self._ticket._replace(token=token)

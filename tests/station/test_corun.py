@@ -12,7 +12,8 @@ def test_what_left_in_an_earlier_run_is_told_where_nothing_is_left_to_send():
     The server has handled what the caller had not heard of yet, and the run before was lost.
     """
     progress = Progress()
-    run = CallRun(*[Any] * 3, None, None, waits=True, progress=progress)  # type: ignore[arg-type]
+    unused: Any = None
+    run = CallRun(unused, unused, unused, None, None, waits=True, progress=progress)
     before: Any = SimpleNamespace(start=0, sent=7, told=0, consumed=0)
     progress.follow(before)
     run.stream = before
