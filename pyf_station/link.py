@@ -27,11 +27,13 @@ class Link(KeptLink):
     def open(
         self, header: dict[str, Any] | None, *, waits: bool, length_hint: int | None = None
     ) -> None:
-        """Open the flow. What is to be sent leaves with the first packets, or two TICKs later.
+        """Open the flow, and let the server know: that does not wait for the first packet.
 
         Raises PacketError for a header that cannot travel.
         """
         self._flow_id = self._open_flow(self._machine, header, waits, length_hint)
+        # Before anything else: among a thousand threads, this one's next turn may come too late.
+        self._write()
         self._await_keeper()
 
     def _open_flow(

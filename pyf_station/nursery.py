@@ -104,8 +104,11 @@ class Nursery:
 
         Raises RuntimeError where the system has no thread for that.
         """
+        # No lock: of a thousand threads that wait for their turn, one would have it.
+        self._wards[ward] = _Watch()
+        if self._minded:
+            return
         with self._lock:
-            self._wards[ward] = _Watch()
             if not self._minded:
                 name = "pyf.station-nursery"
                 threading.Thread(target=self._mind, name=name, daemon=True).start()
@@ -116,6 +119,8 @@ class Nursery:
 
         Not for the thread of the nursery.
         """
+        if self._wards.pop(ward, None) is not None:
+            return True
         with self._started:
             self._started.wait_for(lambda: self._charge is not ward)
             return self._wards.pop(ward, None) is not None
@@ -133,16 +138,19 @@ class Nursery:
 
     def _look(self, empty_at: float) -> bool:
         """Give keepers to those that need one; return whether to look again."""
-        with self._lock:
-            wards = list(self._wards.items())
+        wards = self._wards.copy()
         now = self._clock()
         crowded = len(wards) > MANY and now < self._crowded_until
-        for ward, watch in wards:
+        for ward, watch in wards.items():
             if watch.look(ward) >= (CALM if crowded or ward.waiting else AWAY):
                 self._hand_over(ward, watch)
         self._took = self._clock() - now
+        if now < empty_at:
+            return True
         with self._lock:
-            self._minded = bool(self._wards) or now < empty_at
+            # Looked at last: whoever adds a link looks last whether somebody minds it.
+            self._minded = False
+            self._minded = bool(self._wards)
             return self._minded
 
     def _hand_over(self, ward: Ward, watch: _Watch) -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing a socket that never waits: where it can be, without a change of threads.
+"""Using a socket that never waits: where it can be, without a change of threads.
 
 Python lets other threads go on during each call of the system. Behind one that takes a microsecond
 this thread then has to wait for its turn again, for milliseconds where others compute.
@@ -23,6 +23,15 @@ def _receive(sock: socket.socket, most: int) -> bytes | None:
 
 
 _compiled = compiled("pyf.station._sockets")
+
+connect: Callable[[socket.socket, Any], int] = getattr(
+    _compiled, "connect", socket.socket.connect_ex
+)
+"""Begin to connect to an address; return 0 if that is done, or the system's number of the error.
+
+EINPROGRESS is none (on Windows, EWOULDBLOCK): the socket can be written once it is connected, or
+has failed to. Raises OSError for what is no address.
+"""
 
 receive: Callable[[socket.socket, int], bytes | None] = getattr(_compiled, "receive", _receive)
 """Return what has come, so many bytes at the most; None if nothing has, b"" where nothing will.

@@ -15,7 +15,7 @@ import pytest
 
 from pyf.station import keeper as keeper_module
 from pyf.station.link import Link
-from pyf.station.nursery import Nursery
+from pyf.station.nursery import Nursery, nursery
 from pyf.station.wire import Wire
 from pyf.transport import (
     Connection,
@@ -145,6 +145,16 @@ def make(sockets) -> Iterator[Callable[..., tuple[Link, Peer]]]:
 @pytest.fixture
 def pair(make) -> tuple[Link, Peer]:
     return make()
+
+
+def keep(link: Link) -> threading.Thread:
+    """
+    Have *link* have a keeper, as the nursery would soon; return its thread.
+    """
+    if nursery.remove(link):
+        link.get_keeper()
+    assert link._keeper is not None
+    return link._keeper
 
 
 def in_thread(function: Callable[[], object]) -> Callable[[], Any]:
@@ -441,14 +451,26 @@ def test_the_end_leaves_with_the_last_packet(pair):
     assert peer.expect(FlowEnded).count == 2
 
 
+def test_what_opens_a_flow_leaves_at_once(sockets, monkeypatch):
+    """
+    Before there is a packet, and in the user's own thread: a thread among a thousand may not have
+    its next turn before the server has lost its patience.
+    """
+    monkeypatch.setattr(nursery, "add", bool)
+    link = Link(Wire(sockets[0]), Limits())
+    link.open({"a": 1}, waits=True)
+    assert Peer(sockets[1]).expect(FlowOpened).header == {"a": 1}
+    link._release()
+
+
 def test_a_flow_of_one_packet_leaves_in_one_write(pair):
     """
-    With what opens it, and its END.
+    With its END, behind what opens it.
     """
     link, peer = pair
     put(link, 1)
     assert link.send(last=True)
-    assert link._wire.writes == 1
+    assert link._wire.writes == 2
     assert peer.expect(FlowEnded).count == 1
 
 
@@ -865,6 +887,7 @@ def test_closing_in_another_thread_leaves_the_rest_to_the_keeper(pair):
     """
     link, peer = pair
     peer.expect(FlowOpened)
+    keeper = keep(link)
 
     def leave():
         link.cancel()
@@ -872,10 +895,9 @@ def test_closing_in_another_thread_leaves_the_rest_to_the_keeper(pair):
 
     in_thread(leave)()  # returns while the server has not said a word
     peer.expect(FlowAbandoned)
-    assert link._keeper is not None
-    assert link._keeper.is_alive()
+    assert keeper.is_alive()
     peer.finish("cancelled")
-    link._keeper.join(WAIT)
+    keeper.join(WAIT)
     assert link._wire.socket.fileno() == -1
 
 
@@ -927,8 +949,7 @@ def test_leaving_at_the_interpreters_exit_waits_for_nobody(monkeypatch, pair):
     """
     link, peer = pair
     peer.expect(FlowOpened)
-    keeper = link._keeper
-    assert keeper is not None
+    keeper = keep(link)
     with monkeypatch.context() as patch:
         patch.setattr(keeper_module.sys, "is_finalizing", lambda: True)
         link.cancel()
@@ -1040,6 +1061,7 @@ def test_an_interrupted_close_is_finished_by_the_keeper(monkeypatch, pair):
     """
     link, peer = pair
     peer.expect(FlowOpened)
+    keeper = keep(link)
     wait = link._wire.wait
 
     def interrupted(_):
@@ -1052,8 +1074,7 @@ def test_an_interrupted_close_is_finished_by_the_keeper(monkeypatch, pair):
         link.close()
     peer.expect(FlowAbandoned)
     peer.finish("cancelled")
-    assert link._keeper is not None
-    link._keeper.join(WAIT)
+    keeper.join(WAIT)
     assert link._wire.socket.fileno() == -1
 
 

@@ -135,6 +135,54 @@ def test_a_link_that_leaves_before_has_none(hands):
     assert ward.keepers == 0
 
 
+def test_links_come_and_go_without_the_lock(hands):
+    """
+    Of a thousand threads that wait for their turn, one would have it, and all of the others wait.
+    """
+    first, second = Ward(), Ward()
+    hands.nursery.add(first)
+    hands.settle()
+    done = SimpleQueue[bool]()
+
+    def come_and_go() -> None:
+        hands.nursery.add(second)
+        done.put(hands.nursery.remove(second))
+
+    with hands.nursery._lock:
+        threading.Thread(target=come_and_go).start()
+        assert done.get(timeout=WAIT)
+
+
+def test_a_link_that_comes_behind_the_last_look_is_minded(hands):
+    """
+    The nursery closes before it looks whether somebody is there; a link looks last whether it has.
+    """
+    late, come, threads = Ward(), threading.Event(), []
+
+    class Wards(dict[Any, Any]):
+        def __setitem__(self, ward: Any, watch: Any) -> None:
+            super().__setitem__(ward, watch)
+            come.set()
+
+        def __bool__(self) -> bool:
+            any_there = len(self) > 0
+            if not hands.nursery._minded and not threads:
+                threads.append(threading.Thread(target=hands.nursery.add, args=(late,)))
+                threads[0].start()
+                assert come.wait(WAIT)
+            return any_there
+
+    hands.nursery._wards = Wards()
+    hands.nursery.add(first := Ward())
+    hands.settle()
+    assert hands.nursery.remove(first)
+    come.clear()
+    hands.pass_time(REST)
+    hands.settle()
+    hands.look(AWAY)
+    assert late.keepers == 1
+
+
 def test_a_link_that_leaves_while_it_is_looked_at_has_none(hands):
     """
     The garbage collector may close it then.

@@ -1,5 +1,7 @@
-"""Reading and writing what never waits, compiled or not."""
+"""Using what never waits, compiled or not."""
 
+import errno
+import select
 import socket
 
 import pytest
@@ -21,6 +23,14 @@ def pair():
         yield ours, theirs
 
 
+@pytest.fixture(params=[socket.socket.connect_ex, sockets.connect], ids=["python", "as used"])
+def connect(request):
+    """
+    What connects.
+    """
+    return request.param
+
+
 @pytest.fixture(params=[sockets._receive, sockets.receive], ids=["python", "as used"])
 def receive(request):
     """
@@ -37,6 +47,67 @@ def send(request):
     What writes.
     """
     return request.param
+
+
+def connected(connect, sock, address):
+    """
+    Return the number of the error, once *sock* is connected or cannot be.
+    """
+    with sock:
+        sock.setblocking(False)
+        error = connect(sock, address)
+        if error == errno.EINPROGRESS:
+            select.select([], [sock], [], 10)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        assert error or sock.getpeername() == address
+    return error
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_an_address_is_connected_to(connect, family, host):
+    with socket.create_server((host, 0), family=family) as listener:
+        address = listener.getsockname()
+        assert connected(connect, socket.socket(family), address) == 0
+    assert connected(connect, socket.socket(family), address) == errno.ECONNREFUSED
+
+
+def test_a_path_is_connected_to(connect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Longer paths than 107 bytes are none.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("here")
+        listener.listen()
+        assert connected(connect, socket.socket(socket.AF_UNIX), "here") == 0
+    assert connected(connect, socket.socket(socket.AF_UNIX), "nowhere") == errno.ENOENT
+
+
+def test_connecting_does_not_wait(connect):
+    """
+    Where the system lets a connection wait, and nobody accepts it.
+    """
+    waiting = [socket.socket() for _ in range(6)]
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        for sock in waiting:
+            sock.setblocking(False)
+        errors = [connect(sock, listener.getsockname()) for sock in waiting]
+    for sock in waiting:
+        sock.close()
+    assert errors[-1] == errno.EINPROGRESS
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "::1"])
+def test_what_is_no_address_is_an_error(connect, host):
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        with pytest.raises(socket.gaierror):
+            connect(sock, (host, 1))
+
+
+def test_a_closed_socket_is_not_connected(connect):
+    sock = socket.socket()
+    sock.close()
+    assert connect(sock, ("127.0.0.1", 1)) == errno.EBADF
 
 
 def test_what_has_come_is_read(pair, receive):

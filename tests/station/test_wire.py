@@ -213,12 +213,11 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch, listener):
     """
     made = []
 
-    class Interrupted(socket.socket):
-        def connect(self, address):
-            made.append(self)
-            raise KeyboardInterrupt
+    def interrupted(sock, address):
+        made.append(sock)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(wire.socket, "socket", Interrupted)
+    monkeypatch.setattr(wire.sockets, "connect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         connect("127.0.0.1", listener.getsockname()[1], LIMITS)
     assert made[0].fileno() == -1
