@@ -125,11 +125,8 @@ class Station(Contestant):
     resume: ResumePolicy | None = None
     tls = "tls" in inspect.signature(StationClient).parameters
 
-    def __init__(
-        self, name: str, title: str, how: str, handlers: dict[str, Any], most_flows: int = 1000
-    ) -> None:
+    def __init__(self, name: str, title: str, how: str, handlers: dict[str, Any]) -> None:
         self.name, self.title, self.how = name, title, how
-        self.most_flows = most_flows
         self._handlers = handlers
 
     def plays(self, case: Case) -> bool:
@@ -376,14 +373,12 @@ OPTIONAL: dict[str, Callable[[], Station]] = {
         "PyF.Station, asyncio client",
         "`async for value in client.call(packets)`, one connection; the handler in a thread.",
         IN_THREAD,
-        most_flows=64,
     ),
     "tx": lambda: TwistedStation(
         "station-twisted",
         "PyF.Station, Twisted client",
         "The same with the Twisted client.",
         IN_THREAD,
-        most_flows=64,
     ),
 }
 
