@@ -57,7 +57,7 @@ cdef enum:
 cdef char room[ROOM]
 
 
-def connect(sock, address):
+def begin(sock, address):
     cdef sockaddr_in four
     cdef sockaddr_in6 six
     cdef pollfd under_way

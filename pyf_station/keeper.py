@@ -22,7 +22,7 @@ from pyf.station.burst import Gate
 from pyf.station.forks import owned
 from pyf.station.nursery import nursery
 from pyf.station.outcome import lost, refusal
-from pyf.station.wire import Selector, Wire, deadline_error, set_user_timeout
+from pyf.station.wire import Wire, deadline_error, set_user_timeout
 from pyf.transport import (
     Connection,
     Limits,
@@ -62,6 +62,11 @@ PARKED = 1.0
 
 LAST_WORD = 1.0
 """Seconds that a client which leaves gives the server to hear of it."""
+
+Selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
+"""One that takes no file descriptor."""
 
 
 class KeptLink:

@@ -18,10 +18,10 @@ from typing import Any, Final, TypeVar
 
 from pyf.station.backoff import pauses
 from pyf.station.counts import Carried, Progress
-from pyf.station.keeper import LAST_WORD, TICK
+from pyf.station.keeper import LAST_WORD, TICK, Selector
 from pyf.station.link import Link
 from pyf.station.outcome import cut_off
-from pyf.station.wire import Selector, Wire
+from pyf.station.wire import Wire
 from pyf.transport import (
     ConnectFailed,
     Connection,

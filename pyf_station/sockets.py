@@ -6,13 +6,40 @@ this thread then has to wait for its turn again, for milliseconds where others c
 
 from __future__ import annotations
 
+import os
+import select
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EINPROGRESS
 from typing import Any
 
 from pyf.transport.compiled import compiled
+
+
+def connect(sock: socket.socket, address: Any, seconds: float) -> None:
+    """Connect *sock*, a new one, to *address*, within *seconds*. Raises OSError.
+
+    Among many threads that compute, the next turn may come when the server has lost its patience:
+    where the answer comes at once, as it does within a machine, there is no change of threads.
+    """
+    if _begin is None or type(sock).connect is not socket.SocketType.connect:
+        # Somebody's own: it may go through a proxy.
+        sock.settimeout(seconds)
+        sock.connect(address)
+        return
+    sys.audit("socket.connect", sock, address)
+    sock.setblocking(False)
+    error = _begin(sock, address)
+    if error == EINPROGRESS:
+        poller = select.poll()
+        poller.register(sock, select.POLLOUT)
+        if not poller.poll(1000 * seconds):
+            raise TimeoutError
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _receive(sock: socket.socket, most: int) -> bytes | None:
@@ -23,15 +50,8 @@ def _receive(sock: socket.socket, most: int) -> bytes | None:
 
 
 _compiled = compiled("pyf.station._sockets")
-
-connect: Callable[[socket.socket, Any], int] = getattr(
-    _compiled, "connect", socket.socket.connect_ex
-)
-"""Begin to connect to an address; return 0 if that is done, or the system's number of the error.
-
-EINPROGRESS is none (on Windows, EWOULDBLOCK): the socket can be written once it is connected, or
-has failed to. Raises OSError for what is no address.
-"""
+# Returns the system's number of the error, 0 for none.
+_begin: Callable[[socket.socket, Any], int] | None = getattr(_compiled, "begin", None)
 
 receive: Callable[[socket.socket, int], bytes | None] = getattr(_compiled, "receive", _receive)
 """Return what has come, so many bytes at the most; None if nothing has, b"" where nothing will.

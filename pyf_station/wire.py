@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import selectors
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyf.station import sockets
 from pyf.station.address import address_text, at_path, path_of
@@ -30,16 +29,6 @@ MAX_BUFFERS = 64
 
 USER_TIMEOUT = 2_000_000.0
 """Seconds that the system is told at the most: it counts milliseconds in 31 bits."""
-
-Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
-"""One that takes no file descriptor."""
-
-UNDER_WAY: Final[frozenset[int]] = frozenset(
-    {errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)}
-)
-"""What the system says of a connection that is not there yet."""
 
 CLOSED = "the server closed the connection"
 
@@ -101,8 +90,6 @@ def _reason(error: Exception) -> object:
 def connect(host: str, port: int, limits: Limits, timeout: float | None = None) -> socket.socket:
     """Return a socket connected to *host*: an address, a name of some, or ``unix:PATH``.
 
-    It never waits.
-
     Raises ConnectFailed, or DeadlineExceeded where the *timeout* of the call is over before.
     """
     attempt = Attempt(host, port, limits, timeout)
@@ -121,25 +108,12 @@ def connect(host: str, port: int, limits: Limits, timeout: float | None = None) 
 def _connected(family: int, protocol: int, address: Any, seconds: float) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
-        _connect(sock, address, seconds)
+        sockets.connect(sock, address, seconds)
         send_at_once(sock)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _connect(sock: socket.socket, address: Any, seconds: float) -> None:
-    sock.setblocking(False)
-    error = sockets.connect(sock, address)
-    if error in UNDER_WAY:
-        with Selector() as selector:
-            selector.register(sock, selectors.EVENT_WRITE)
-            if not selector.select(seconds):
-                raise TimeoutError
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, os.strerror(error))
 
 
 def send_at_once(sock: socket.socket) -> None:

@@ -1,8 +1,9 @@
 """Using what never waits, compiled or not."""
 
-import errno
-import select
 import socket
+import sys
+from contextlib import ExitStack
+from errno import EINPROGRESS
 
 import pytest
 
@@ -23,12 +24,14 @@ def pair():
         yield ours, theirs
 
 
-@pytest.fixture(params=[socket.socket.connect_ex, sockets.connect], ids=["python", "as used"])
-def connect(request):
+@pytest.fixture(params=["python", "as used"])
+def connect(request, monkeypatch):
     """
     What connects.
     """
-    return request.param
+    if request.param == "python":
+        monkeypatch.setattr(sockets, "_begin", None)
+    return sockets.connect
 
 
 @pytest.fixture(params=[sockets._receive, sockets.receive], ids=["python", "as used"])
@@ -49,65 +52,90 @@ def send(request):
     return request.param
 
 
-def connected(connect, sock, address):
-    """
-    Return the number of the error, once *sock* is connected or cannot be.
-    """
-    with sock:
-        sock.setblocking(False)
-        error = connect(sock, address)
-        if error == errno.EINPROGRESS:
-            select.select([], [sock], [], 10)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        assert error or sock.getpeername() == address
-    return error
-
-
 @pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 )
 def test_an_address_is_connected_to(connect, family, host):
     with socket.create_server((host, 0), family=family) as listener:
         address = listener.getsockname()
-        assert connected(connect, socket.socket(family), address) == 0
-    assert connected(connect, socket.socket(family), address) == errno.ECONNREFUSED
+        with socket.socket(family) as sock:
+            connect(sock, address, 10)
+            assert sock.getpeername() == address
+    with socket.socket(family) as sock, pytest.raises(ConnectionRefusedError):
+        connect(sock, address, 10)
 
 
 def test_a_path_is_connected_to(connect, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Longer paths than 107 bytes are none.
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
         listener.bind("here")
         listener.listen()
-        assert connected(connect, socket.socket(socket.AF_UNIX), "here") == 0
-    assert connected(connect, socket.socket(socket.AF_UNIX), "nowhere") == errno.ENOENT
+        connect(sock, "here", 10)
+        assert sock.getpeername() == "here"
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(FileNotFoundError):
+        connect(sock, "nowhere", 10)
 
 
-def test_connecting_does_not_wait(connect):
+def test_the_answer_may_come_later(monkeypatch):
     """
-    Where the system lets a connection wait, and nobody accepts it.
+    From another machine it does.
     """
-    waiting = [socket.socket() for _ in range(6)]
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
-        for sock in waiting:
-            sock.setblocking(False)
-        errors = [connect(sock, listener.getsockname()) for sock in waiting]
-    for sock in waiting:
-        sock.close()
-    assert errors[-1] == errno.EINPROGRESS
+    monkeypatch.setattr(sockets, "_begin", lambda sock, to: sock.connect_ex(to) or EINPROGRESS)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+        address = listener.getsockname()
+        sockets.connect(sock, address, 10)
+        assert sock.getpeername() == address
+    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sockets.connect(sock, address, 10)
+
+
+def test_the_answer_may_never_come(connect):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
+        for _ in range(6):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with socket.socket() as sock, pytest.raises(TimeoutError):
+            connect(sock, listener.getsockname(), 0.01)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "::1"])
 def test_what_is_no_address_is_an_error(connect, host):
-    with socket.socket() as sock:
-        sock.setblocking(False)
-        with pytest.raises(socket.gaierror):
-            connect(sock, (host, 1))
+    with socket.socket() as sock, pytest.raises(socket.gaierror):
+        connect(sock, (host, 1), 10)
 
 
 def test_a_closed_socket_is_not_connected(connect):
     sock = socket.socket()
     sock.close()
-    assert connect(sock, ("127.0.0.1", 1)) == errno.EBADF
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        connect(sock, ("127.0.0.1", 1), 10)
+
+
+def test_a_socket_that_connects_in_its_own_way_does():
+    """
+    Through a proxy, or not at all in somebody's tests.
+    """
+
+    class Forbidden(socket.socket):
+        def connect(self, address):
+            raise PermissionError
+
+    with Forbidden() as sock, pytest.raises(PermissionError):
+        sockets.connect(sock, ("127.0.0.1", 1), 10)
+
+
+def test_connecting_is_audited(connect):
+    heard = []
+    hooked = [True]  # A hook cannot be taken away.
+    sys.addaudithook(
+        lambda name, facts: hooked[0] and name == "socket.connect" and heard.append(facts)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+        address = listener.getsockname()
+        connect(sock, address, 10)
+    hooked[0] = False
+    assert heard == [(sock, address)]
 
 
 def test_what_has_come_is_read(pair, receive):

@@ -213,11 +213,12 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch, listener):
     """
     made = []
 
-    def interrupted(sock, address):
-        made.append(sock)
-        raise KeyboardInterrupt
+    class Interrupted(socket.socket):
+        def connect(self, address):
+            made.append(self)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(wire.sockets, "connect", interrupted)
+    monkeypatch.setattr(wire.socket, "socket", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         connect("127.0.0.1", listener.getsockname()[1], LIMITS)
     assert made[0].fileno() == -1
