@@ -207,12 +207,19 @@ DEMANDS = (
         for contestant, bound in LEAST.items()
     ),
     *(Demand(case, "station-resume", "rate", 0.9, "station") for case in ("there", "back", "both")),
-    Demand("there", "station", "cpu", 1.0, below=True),
+    *(
+        demand
+        for case in ("there", "back", "both")
+        for contestant in ("station", "station-coroutine")
+        for demand in (
+            Demand(case, contestant, "cpu", 1.0, below=True),
+            Demand(case, contestant, "rate", 100, "grpc"),
+            Demand(case, contestant, "rate", 1, "grpc-batched"),
+            Demand(case, contestant, "rate", 1, "flight"),
+        )
+    ),
     # The same on any machine: there the limit took 0.58.
     Demand("there", "station", "cpu", 1.72, "limit", below=True),
-    Demand("there", "station", "rate", 100, "grpc"),
-    Demand("there", "station", "rate", 1, "grpc-batched"),
-    Demand("there", "station", "rate", 1, "flight"),
     Demand("trip", "station-coroutine", "p50", 4.6, "limit", below=True),
     Demand("trip", "station", "p50", 8, "limit", below=True),
     Demand("trip", "station-coroutine", "spread", 3, below=True),
@@ -233,7 +240,14 @@ DEMANDS = (
         Demand("typed", "station", "rate", 1, rival)
         for rival in ("mp-connection", "zmq", "zmq-batched", "grpc-batched")
     ),
-    Demand("flows-1000", "station", "rate", 0.8, than="flows-1"),
-    Demand("flows-1000", "station-coroutine", "rate", 0.8, than="flows-1"),
+    *(
+        Demand(f"growth-1e{power}", "station", "rate", 0.9, than="growth-1e6")
+        for power in (3, 4, 5, 7, 8)
+    ),
+    *(
+        Demand(f"flows-{flows}", contestant, "rate", 0.8, than="flows-1")
+        for flows in (10, 100, 1000)
+        for contestant in ("station", "station-coroutine")
+    ),
     Demand("tls", "station", "rate", 0.45, "limit"),
 )
