@@ -58,21 +58,21 @@ class Stream:
     """Packets that the handler has taken, as last reported."""
     packet_size: int = 1
     """Bytes of a packet that left of late, on average."""
-    ended: bool = False
+    ended: bool
     """Whether the END has been sent."""
-    wanted: bool = True
+    wanted: bool
     """Whether somebody wants more packets: the handler, and this side."""
     confirmed: bool = False
     """Whether the server has all that was sent before ``confirm()``."""
     result: ResultReceived | None = None
     """The server's last word, once it has come."""
-    error: StationError | None = None
+    error: StationError | None
     """Why the flow ended before that."""
     changes: int = 0
     """How often something may have changed."""
     start: int = 0
     """Packets of the flow that are not asked for: earlier sessions have handled them."""
-    _taking = False
+    _taking: bool
     _decoder: Decoder | None = None
 
     def __init__(self, carrier: Carrier, flow_id: int, timeout: float | None) -> None:
