@@ -19,6 +19,7 @@ from pyf.station.counts import Counted, Progress
 from pyf.station.intercept import Interceptor, checked
 from pyf.station.intercepted import InterceptedConversation, Through, intercepted
 from pyf.station.length import known_length
+from pyf.station.line import TURN
 from pyf.station.link import Link
 from pyf.station.outcome import outcome
 from pyf.station.resuming import Persistence, ResumingLink, persist
@@ -267,6 +268,7 @@ class StationClient(BaseClient):
         # fast is asked for more at a time: the keeper sends what it has given where it stops.
         count = first_burst(source)
         ended = False
+        turn_ends = time.monotonic() + TURN
         while not ended and (room := (yield from self._await_credit(link, progress))):
             asked = min(count, room)
             before = link.sent
@@ -286,6 +288,9 @@ class StationClient(BaseClient):
             yield progress.departures()
             yield from self._messages(link, progress)
             count = next_burst(link.sent - before, seconds, link.packet_size)
+            if count > 1 and began + seconds > turn_ends:
+                link.give_way()
+                turn_ends = time.monotonic() + TURN
         if not ended:
             _close(source)  # The handler wants no more.
             link.forget_pending()

@@ -6,6 +6,7 @@ import os
 import weakref
 from typing import Protocol
 
+from pyf.station.line import line
 from pyf.station.nursery import nursery
 
 
@@ -23,6 +24,7 @@ owned: weakref.WeakSet[Owned] = weakref.WeakSet()
 
 def _forked() -> None:
     nursery.forget()
+    line.forget()
     for each in list(owned):
         each.disown()
 

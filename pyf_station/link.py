@@ -7,6 +7,8 @@ from typing import Any
 
 from pyf.station.burst import encoded
 from pyf.station.keeper import KeptLink
+from pyf.station.line import line
+from pyf.station.nursery import nursery
 from pyf.transport import Connection, Packet, RemoteProtocolError, speed
 
 
@@ -110,6 +112,15 @@ class Link(KeptLink):
         """Wait until something has come, or until the time *until*; raises as ``send``."""
         self._wait(until)
         self._turn()
+
+    def give_way(self) -> None:
+        """Let other busy threads run. What is there has left, so no keeper is needed meanwhile."""
+        unkept = nursery.remove(self)
+        try:
+            line.give_way()
+        finally:
+            if unkept:
+                self._await_keeper()
 
     def take_messages(self) -> list[Packet]:
         """Return the packets of one batch that has come back; as ``take_maps`` does."""

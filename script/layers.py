@@ -111,6 +111,7 @@ ROOMS = (
             "pyf.station.link",
             "pyf.station.keeper",
             "pyf.station.nursery",
+            "pyf.station.line",
             "pyf.station.forks",
             "pyf.station.outcome",
             "pyf.station.wire",

@@ -684,6 +684,36 @@ def test_every_packet_of_a_slow_source_leaves_at_once(connect, recorder):
     assert connect(recorder).send(source()) == 20
 
 
+def turns(monkeypatch, connect, seconds: float) -> int:
+    """
+    Have a turn last so long; return how often a call of a hundred packets gives way.
+    """
+    given = Counter[str]()
+    monkeypatch.setattr("pyf.station.client.TURN", seconds)
+    monkeypatch.setattr(link_module.Link, "give_way", lambda _: given.update(["turns"]))
+    assert connect(count).send({"n": n} for n in range(100)) == 100
+    return given["turns"]
+
+
+def test_a_call_whose_turn_is_over_gives_way_behind_each_burst(connect, monkeypatch):
+    """
+    Bursts grow: there are a few, and not as many as packets.
+    """
+    assert 2 <= turns(monkeypatch, connect, -1.0) < 50
+
+
+def test_a_slow_source_gives_way_to_nobody(connect, monkeypatch):
+    """
+    It is not busy.
+    """
+    monkeypatch.setattr("pyf.station.client.next_burst", lambda *_: 1)
+    assert turns(monkeypatch, connect, -1.0) == 0
+
+
+def test_a_call_gives_way_to_nobody_before_its_turn_is_over(connect, monkeypatch):
+    assert turns(monkeypatch, connect, WAIT) == 0
+
+
 def test_a_burst_that_stops_arrives_though_the_source_blocks(connect, recorder):
     """
     A source may stop anywhere: after the first packet, in a burst, after a pause, and again.

@@ -35,6 +35,13 @@ PRELUDE = """
 """
 
 SCRIPTS = {
+    "a fork while a thread is first in line": """
+        from pyf.station.line import line
+
+        with line._head:
+            assert in_child(line.give_way) == 3
+        print("fine")
+    """,
     "a call": """
         call = client.call(numbers())
         for _ in range(5):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pyf.station import keeper as keeper_module
+from pyf.station.line import line
 from pyf.station.link import Link
 from pyf.station.nursery import Nursery, nursery
 from pyf.station.wire import Wire
@@ -1266,3 +1267,44 @@ def test_what_the_keeper_has_read_is_not_waited_for(pair):
     peer.expect(PongReceived)
     link.wait()
     assert link.take_messages() == [{"a": 1}]
+
+
+# Giving way
+
+
+def test_a_link_in_line_gets_no_keeper(pair, monkeypatch):
+    """
+    It has left nothing behind; and a thousand that stand there would need a thousand keepers.
+    """
+    link, _ = pair
+    minded = []
+    monkeypatch.setattr(line, "give_way", lambda: minded.append(link in nursery._wards))
+
+    link.give_way()
+
+    assert minded == [False]
+    assert nursery.remove(link)
+
+
+def test_a_link_that_is_interrupted_in_line_is_minded_again(pair, monkeypatch):
+    link, _ = pair
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(line, "give_way", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        link.give_way()
+
+    assert nursery.remove(link)
+
+
+def test_a_link_that_has_a_keeper_keeps_it_in_line(pair, monkeypatch):
+    link, _ = pair
+    keeper = keep(link)
+    monkeypatch.setattr(line, "give_way", bool)
+
+    link.give_way()
+
+    assert link._keeper is keeper
+    assert not nursery.remove(link)
