@@ -438,7 +438,7 @@ class KeptLink:
     def _keep(self, pause: float | None) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
-        seen, looks = self.activity, 0
+        seen, looks, watched = self.activity, 0, False
         with Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
@@ -462,9 +462,11 @@ class KeptLink:
                         self._keep_going()
                     elif self._clock() >= self._patience.due:
                         self._service()
-                    if guarding and self._broken is None and not self._wire.ending:
+                    before = watched
+                    watched = guarding and self._broken is None and not self._wire.ending
+                    if watched:
                         self._wire.watch(selector)
-                    else:
+                    elif before:
                         self._wire.unwatch(selector)
         self._keep_farewell()
 
