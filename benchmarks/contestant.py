@@ -127,10 +127,19 @@ def part(case: Case) -> Case:
 
 
 def at_once(ship: Callable[[Case], int], case: Case) -> int:
-    """Ship the parts of *case* by *ship*, each in a thread of its own; return the sum."""
+    """Ship the parts of *case* by *ship*, each in a thread of its own; return the sum.
+
+    None begins before all can: busy threads would keep others from being started at all.
+    """
     threading.stack_size(256 * 1024)  # a thousand threads are no matter of memory
+    all_there = threading.Barrier(case.flows)
+
+    def ship_with_others(flow: Case) -> int:
+        all_there.wait()
+        return ship(flow)
+
     with ThreadPoolExecutor(case.flows) as pool:
-        return sum(pool.map(ship, repeat(part(case), case.flows)))
+        return sum(pool.map(ship_with_others, repeat(part(case), case.flows)))
 
 
 def run_async(main: Awaitable[Any]) -> Any:
