@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import certificate, contestants, report
-from benchmarks.cases import CASE, CASES, HUGE, OURS, Case
+from benchmarks.cases import CASE, CASES, DEMANDS, HUGE, OURS, Case
 from benchmarks.contestant import Contestant
 from benchmarks.drive import Failed, Figures, run
 
@@ -43,10 +43,10 @@ def main() -> None:
         for module, why in missing.items():
             print(f"left out: {module} ({why})")
         measured = []
-        for of_case in measure(plan(found, args), args.repeat or (1 if args.quick else 5)):
-            measured += of_case
+        for results in measure(plan(found, args), args.repeat or (1 if args.quick else 5)):
+            measured += results
             if not args.quick:
-                keep(of_case, missing)  # an hour is long: what is known is kept
+                keep(results, missing)  # an hour is long: what is known is kept
         if args.quick:
             print(report.listing(measured))
             return
@@ -91,43 +91,68 @@ def smaller(case: Case) -> Case:
 
 
 def measure(todo: Plan, repeat: int) -> Iterator[list[dict[str, Any]]]:
-    """Run everything; yield the results of each case, one for each contestant."""
+    """Run everything; yield the results of cases that are compared, one for each contestant."""
     from tqdm import tqdm
 
     with certificates(), tqdm(total=sum(len(who) for _, who in todo) * repeat) as bar:
-        for case, playing in todo:
-            runs = measure_case(case, playing, repeat, bar)
-            now = datetime.now(UTC).date().isoformat()
-            yield [
-                {"case": case.name, "contestant": each.name, "title": each.title, "how": each.how}
-                | {"date": now, "load": round(os.getloadavg()[0], 1), "runs": runs[each.name]}
-                for each in playing
-                if runs[each.name]
-            ]
+        for together in compared(todo):
+            rounds = [Rounds(case, playing, bar) for case, playing in together]
+            for _ in range(repeat):
+                for each in rounds:
+                    each.run()
+            yield [result for each in rounds for result in each.results()]
 
 
-def measure_case(
-    case: Case, playing: list[Contestant], repeat: int, bar: Any
-) -> dict[str, list[Figures]]:
-    """Run one case. Contestants take turns: A B A B. One that fails once takes no more part."""
-    runs: dict[str, list[Figures]] = {each.name: [] for each in playing}
-    failed: set[str] = set()
-    for _ in range(repeat):
+def compared(todo: Plan) -> Iterable[Plan]:
+    """Return the cases that are compared with each other together: a machine has slow hours."""
+    than = {demand.case: demand.than for demand in DEMANDS if demand.than}
+    found: dict[str, Plan] = {}
+    for case, playing in todo:
+        found.setdefault(than.get(case.name, case.name), []).append((case, playing))
+    return found.values()
+
+
+class Rounds:
+    """The runs of one case. Contestants take turns: A B A B. One that fails takes no more part."""
+
+    def __init__(self, case: Case, playing: list[Contestant], bar: Any) -> None:
+        self.case = case
+        self.playing = sorted(playing, key=lambda each: each.name != BASE)
+        self.runs: dict[str, list[Figures]] = {each.name: [] for each in playing}
+        self._failed: set[str] = set()
+        self._bar = bar
+
+    def run(self) -> None:
+        """Give each contestant its turn."""
         base: Figures = {}
-        for contestant in sorted(playing, key=lambda each: each.name != BASE):
-            name = contestant.name
-            bar.set_description(f"{case.name}: {name}")
-            try:
-                figures = {} if name in failed else run(contestant, case)
-            except Failed as error:
-                failed.add(name)
-                bar.write(f"{case.name}: {error}")
-                figures = {}
-            base = figures if name == BASE else base
+        for contestant in self.playing:
+            figures = self._figures(contestant)
+            base = figures if contestant.name == BASE else base
             if figures:
-                runs[name].append(with_ratios(figures, base))
-            bar.update()
-    return runs
+                self.runs[contestant.name].append(with_ratios(figures, base))
+            self._bar.update()
+
+    def _figures(self, contestant: Contestant) -> Figures:
+        self._bar.set_description(f"{self.case.name}: {contestant.name}")
+        if contestant.name in self._failed:
+            return {}
+        try:
+            return run(contestant, self.case)
+        except Failed as error:
+            self._failed.add(contestant.name)
+            self._bar.write(f"{self.case.name}: {error}")
+            return {}
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return what was measured, for each contestant."""
+        now = datetime.now(UTC).date().isoformat()
+        load = round(os.getloadavg()[0], 1)
+        return [
+            {"case": self.case.name, "contestant": each.name, "title": each.title}
+            | {"how": each.how, "date": now, "load": load, "runs": self.runs[each.name]}
+            for each in self.playing
+            if self.runs[each.name]
+        ]
 
 
 def with_ratios(figures: Figures, base: Figures) -> Figures:

@@ -46,6 +46,8 @@ class Named:
     A contestant that takes part in everything.
     """
 
+    title = how = ""
+
     def __init__(self, name):
         self.name = name
 
@@ -163,6 +165,38 @@ def test_what_is_asked_for_is_compared_with_the_limit():
     assert [each.name for each in playing] == ["limit", "zmq"]
     ratios = command.with_ratios({"rate": 50, "cpu": 3}, {"rate": 100, "cpu": 1, "p50": 1})
     assert ratios == {"rate": 50, "cpu": 3, "rate_ratio": 0.5, "cpu_ratio": 3}
+
+
+def test_cases_that_are_compared_are_run_in_turns():
+    """
+    A contestant is compared with itself in another case: an hour later, the machine may be slower.
+    """
+    todo = [(cases.CASE[name], []) for name in ("trip", "flows-1", "again", "flows-10", "bulk")]
+    together = [[case.name for case, _ in plan] for plan in command.compared(todo)]
+    assert together == [["trip", "again"], ["flows-1", "flows-10"], ["bulk"]]
+
+
+def test_one_that_fails_takes_no_more_part(monkeypatch):
+    """
+    The others go on, and it is not among the results.
+    """
+    asked = []
+
+    def run(contestant, case):
+        asked.append(contestant.name)
+        if contestant.name == "zmq":
+            raise drive.Failed("it hangs")
+        return {"rate": 2.0}
+
+    monkeypatch.setattr(command, "run", run)
+    bar = SimpleNamespace(update=int, write=str, set_description=str)
+    playing = [Named(name) for name in ("zmq", "station", "limit")]
+    rounds = command.Rounds(cases.CASE["there"], playing, bar)
+    for _ in range(2):
+        rounds.run()
+    assert asked == ["limit", "zmq", "station", "limit", "station"]
+    assert rounds.runs["station"] == [{"rate": 2.0, "rate_ratio": 1.0}] * 2
+    assert [each["contestant"] for each in rounds.results()] == ["limit", "station"]
 
 
 def test_a_measurement_replaces_what_was_known_of_the_same(small, tmp_path, monkeypatch):
