@@ -438,7 +438,7 @@ class KeptLink:
     def _keep(self, pause: float | None) -> None:
         """Look after the link while user code runs; the keeper's thread."""
         assert self._wake_receiver is not None
-        seen, looks, watched = self.activity, 0, False
+        seen, looks = self.activity, 0
         with Selector() as selector:
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._closed:
@@ -462,11 +462,9 @@ class KeptLink:
                         self._keep_going()
                     elif self._clock() >= self._patience.due:
                         self._service()
-                    before = watched
-                    watched = guarding and self._broken is None and not self._wire.ending
-                    if watched:
+                    if guarding and self._broken is None and not self._wire.ending:
                         self._wire.watch(selector)
-                    elif before:
+                    elif len(selector.get_map()) > 1:  # It watches more than what wakes it.
                         self._wire.unwatch(selector)
         self._keep_farewell()
 

@@ -1167,6 +1167,20 @@ def test_the_keeper_rests_while_user_code_runs(sleeps, make):
     wait_for(GUARDING, sleeps)
 
 
+def test_the_keeper_lets_go_of_nothing_that_it_has_not_watched(sleeps, make, monkeypatch):
+    """
+    A selector that does not know a socket has the system tell its addresses, for its error.
+    """
+    released = []
+    monkeypatch.setattr(Wire, "unwatch", lambda *_: released.append(True))
+    monkeypatch.setattr(nursery, "add", bool)
+    link, _ = make()
+    link.waiting = True
+    link.get_keeper()
+    wait_for(STANDING_BY, sleeps)
+    assert not released
+
+
 def test_the_keeper_stands_by_while_the_users_thread_waits(sleeps, make):
     """
     Two threads never wait for the same bytes; once the wait is over, the keeper looks again.
