@@ -95,7 +95,7 @@ class Case:
     shape: str = "plain"
     exact: bool = False  # whether all of it is shipped; without rivals, which may be slow
     quick: bool = True  # whether a quick run has it
-    pinned: bool = False  # both processes to one core
+    cores: tuple[int, int] | None = None  # which one each end keeps to, the server's first
     flows: int = 1  # at once
     rate: float = 0  # packets a second that the source gives; 0: as many as are wanted
     tls: bool = False
@@ -114,14 +114,22 @@ class Case:
 
 
 MILLION = 1_000_000
+ONE_CORE = (0, 0)
+A_CORE_EACH = (0, -1)
 
 CASES = (
     Case(name="there", title="there", kind="there", count=MILLION),
     Case(name="back", title="back", kind="back", count=MILLION),
     Case(name="both", title="both at once", kind="both", count=MILLION // 2),
-    Case(name="trip", title="round trip", kind="trip", count=3000, pinned=True),
+    Case(name="trip", title="round trip", kind="trip", count=3000, cores=ONE_CORE),
     Case(name="call", title="whole call", kind="call", count=1000),
-    Case(name="again", title="call on an open connection", kind="again", count=1000, pinned=True),
+    Case(
+        name="again",
+        title="call on an open connection",
+        kind="again",
+        count=1000,
+        cores=ONE_CORE,
+    ),
     Case(name="bulk", title="64 KiB", kind="there", shape="bulk", count=20_000),
     Case(name="file", title="file to file", kind="file", count=1 << 30),
     Case(name="wide", title="100 fields", kind="there", shape="wide", count=50_000),
@@ -154,6 +162,19 @@ CASES = (
             exact=True,
             flows=flows,
             quick=flows in {1, 100},
+        )
+        for flows in (1, 10, 100, 1000)
+    ),
+    *(
+        Case(
+            name=f"apart-{flows}",
+            title=f"{flows:,} at once, a core for each end",
+            kind="flows",
+            count=10 * MILLION,
+            exact=True,
+            flows=flows,
+            quick=False,
+            cores=A_CORE_EACH,
         )
         for flows in (1, 10, 100, 1000)
     ),
@@ -245,7 +266,8 @@ DEMANDS = (
         for power in (3, 4, 5, 7, 8)
     ),
     *(
-        Demand(f"flows-{flows}", contestant, "rate", 0.8, than="flows-1")
+        Demand(f"{case}-{flows}", contestant, "rate", 0.8, than=f"{case}-1")
+        for case in ("flows", "apart")
         for flows in (10, 100, 1000)
         for contestant in ("station", "station-coroutine")
     ),

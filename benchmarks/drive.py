@@ -141,8 +141,9 @@ def checked(result: Any, case: Case) -> Figures:
 def main(role: str, module: str, name: str, case_text: str, *place: str) -> None:
     contestant = contestants.load(module, name)
     case = Case(**json.loads(case_text))
-    if case.pinned:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if case.cores is not None:
+        mine = case.cores[role != "serve"]
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[mine]})
     if role == "serve":
         contestant.serve(case)
     else:

@@ -30,6 +30,7 @@ class Section(NamedTuple):
 RATES = ("rate_ratio",)
 GROWTH = tuple(name for name in CASE if name.startswith("growth-"))
 FLOWS = tuple(name for name in CASE if name.startswith("flows-"))
+APART = tuple(name for name in CASE if name.startswith("apart-"))
 PACES = tuple(name for name in CASE if name.startswith("pace-"))
 
 SECTIONS = (
@@ -92,6 +93,15 @@ SECTIONS = (
         "Packets a second of all flows together, ten million packets in all. The blocking client has a"
         " thread and a connection for each, and so has the limit; the others have one connection.",
         tuple((name, "rate") for name in FLOWS),
+        "lines",
+    ),
+    Section(
+        "Many flows, a core for each end",
+        "The same, the threads of each end kept to one core, as `taskset` does, or `CPUAffinity=` for"
+        " a unit of systemd's. On a machine of two cores that are both busy, Linux otherwise leaves"
+        " threads of both ends on one of them while the other idles, the more often the more"
+        " threads there are. A process runs Python on one core at a time anyway.",
+        tuple((name, "rate") for name in APART),
         "lines",
     ),
     Section(

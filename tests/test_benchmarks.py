@@ -2,8 +2,9 @@
 
 import importlib
 import json
+import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,34 @@ def test_cases_that_are_compared_are_run_in_turns():
     todo = [(cases.CASE[name], []) for name in ("trip", "flows-1", "again", "flows-10", "bulk")]
     together = [[case.name for case, _ in plan] for plan in command.compared(todo)]
     assert together == [["trip", "again"], ["flows-1", "flows-10"], ["bulk"]]
+
+
+@pytest.mark.parametrize(
+    ("case", "role", "kept"),
+    [("trip", "measure", [{2}]), ("apart-1", "serve", [{2}]), ("apart-1", "measure", [{5}])],
+)
+def test_an_end_keeps_to_its_core(case, role, kept, monkeypatch):
+    """
+    Of those that it may use, both to the first or each to another one.
+    """
+    taken = []
+
+    def keep(_, cores):
+        taken.append(cores)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 2, 3}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", keep, raising=False)
+    monkeypatch.setattr(drive, "measure", lambda *_: {})
+    monkeypatch.setattr(drive.contestants, "load", lambda *_: SimpleNamespace(serve=bool))
+    drive.main(role, "station", "station", json.dumps(asdict(cases.CASE[case])), "0")
+    assert taken == kept
+
+
+def test_an_end_keeps_to_no_core_unless_the_case_says_so(monkeypatch):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.setattr(drive, "measure", lambda *_: {})
+    monkeypatch.setattr(drive.contestants, "load", lambda *_: None)
+    drive.main("measure", "station", "station", json.dumps(asdict(cases.CASE["there"])), "0")
 
 
 def test_one_that_fails_takes_no_more_part(monkeypatch):
