@@ -173,8 +173,8 @@ def files(data: dict[str, Any]) -> dict[str, str]:
 def preface(data: dict[str, Any]) -> dict[str, str]:
     machine, results = data["machine"], data["results"]
     dates = sorted({each["date"] for each in results})
-    # Many threads are a load by themselves.
-    loads = [each["load"] for each in results if CASE[each["case"]].flows == 1]
+    # Many threads are a load by themselves, on what takes turns with them, too.
+    loads = [each["load"] for each in results if CASE[each["case"]].kind != "flows"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     missing = ", ".join(sorted(data["missing"])) or "none"
     return {

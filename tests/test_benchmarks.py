@@ -98,6 +98,17 @@ def test_the_page_says_whether_an_aim_is_met(small):
     assert "round trip" not in page
 
 
+def test_the_page_says_whether_other_work_ran(small):
+    """
+    What was measured among a thousand threads of the benchmarks' own says nothing about that.
+    """
+    limit, station = small["results"]
+    limit |= {"case": "flows-1", "load": 6.0}
+    assert "other work ran" not in report.files(small)["performance.md"]
+    station["load"] = 6.0
+    assert "other work ran" in report.files(small)["performance.md"]
+
+
 def test_bars_are_as_long_as_their_values():
     """
     The widest bar takes the whole width, the others their share of it.
