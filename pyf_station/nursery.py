@@ -138,11 +138,14 @@ class Nursery:
 
     def _look(self, empty_at: float) -> bool:
         """Give keepers to those that need one; return whether to look again."""
-        wards = self._wards.copy()
+        # A list of the keys alone: within a dict's own copy(), or a list of items, the garbage
+        # collector may run, and close a link.
+        wards = list(self._wards)
         now = self._clock()
         crowded = len(wards) > MANY and now < self._crowded_until
-        for ward, watch in wards.items():
-            if watch.look(ward) >= (CALM if crowded or ward.waiting else AWAY):
+        for ward in wards:
+            watch = self._wards.get(ward)
+            if watch and watch.look(ward) >= (CALM if crowded or ward.waiting else AWAY):
                 self._hand_over(ward, watch)
         self._took = self._clock() - now
         if now < empty_at:

@@ -1,5 +1,6 @@
 """Links without a keeper: which of them get one, and when."""
 
+import gc
 import threading
 import time
 from queue import SimpleQueue
@@ -96,6 +97,45 @@ def test_a_link_whose_thread_stays_away_gets_a_keeper(hands):
     hands.look()
     assert ward.keepers == 1
     assert not hands.nursery.remove(ward)
+
+
+class Dropped:
+    """
+    A call that nobody holds any more: the garbage collector closes its link.
+    """
+
+    def __init__(self, nursery: Nursery, ward: Ward) -> None:
+        nursery.add(ward)
+        self._close = lambda: nursery.remove(ward)
+        self._itself = self
+
+    def __del__(self) -> None:
+        self._close()
+
+
+@pytest.mark.parametrize("allocations", range(1, 25))
+def test_links_that_the_garbage_collector_closes_meanwhile_do_no_harm(allocations):
+    """
+    It may run within anything that makes an object, which is as good as anywhere.
+    """
+    nursery = Nursery()
+    nursery._minded = True  # No thread looks but this one.
+    kept = Ward()
+    nursery.add(kept)
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    try:
+        Dropped(nursery, Ward())
+        gc.set_threshold(gc.get_count()[0] + allocations)
+        gc.enable()
+        nursery._look(1e9)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+    for _ in range(AWAY):
+        nursery._look(1e9)
+    assert kept.keepers == 1
 
 
 @pytest.mark.parametrize("waiting", [False, True])
