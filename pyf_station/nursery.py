@@ -126,6 +126,15 @@ class Nursery:
             return self._wards.pop(ward, None) is not None
 
     def _mind(self) -> None:
+        try:
+            self._look_after_all()
+        except BaseException:
+            # Whoever adds a link next starts another thread.
+            with self._lock:
+                self._minded = False
+            raise
+
+    def _look_after_all(self) -> None:
         empty_at = self._clock() + REST
         while self._look(empty_at):
             if self._wards:

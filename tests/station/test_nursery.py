@@ -332,6 +332,25 @@ def test_a_keeper_that_cannot_be_had_is_asked_for_again(hands, denial):
     assert ward.keepers == 1
 
 
+def test_where_its_thread_died_the_next_link_starts_another(hands, monkeypatch):
+    """
+    That it died, and of what, is told as of any thread.
+    """
+    told = SimpleQueue[Any]()
+    monkeypatch.setattr(threading, "excepthook", told.put)
+    hands.nursery.add(first := Ward(MemoryError("none left")))
+    hands.settle()
+    for _ in range(AWAY):
+        hands.pass_time(TICK)
+    died = told.get(timeout=WAIT)
+    assert str(died.exc_value) == "none left"
+    died.thread.join(WAIT)
+    hands.nursery.add(second := Ward())
+    hands.settle()
+    hands.look(AWAY)
+    assert (first.keepers, second.keepers) == (0, 1)
+
+
 def test_very_many_links_are_looked_at_less_often(hands):
     """
     The nursery leaves most of the time to those that it looks at.
