@@ -155,26 +155,18 @@ CASES = (
     ),
     *(
         Case(
-            name=f"flows-{flows}",
-            title=f"{flows:,} at once",
+            name=f"{name}-{flows}",
+            title=f"{flows:,} at once{where}",
             kind="flows",
             count=10 * MILLION,
             exact=True,
             flows=flows,
-            quick=flows in {1, 100},
+            quick=flows in quick,
+            cores=cores,
         )
-        for flows in (1, 10, 100, 1000)
-    ),
-    *(
-        Case(
-            name=f"apart-{flows}",
-            title=f"{flows:,} at once, a core for each end",
-            kind="flows",
-            count=10 * MILLION,
-            exact=True,
-            flows=flows,
-            quick=False,
-            cores=A_CORE_EACH,
+        for name, where, cores, quick in (
+            ("flows", "", None, {1, 100}),
+            ("apart", ", a core for each end", A_CORE_EACH, set[int]()),
         )
         for flows in (1, 10, 100, 1000)
     ),
