@@ -35,6 +35,7 @@ from pyf.transport import codec, intake, limits, packet as packets, pieces
 cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    object PyUnicode_AsUTF8String(object text)
     bint PyUnicode_IS_ASCII(object text)
     bint PyUnicode_IS_COMPACT_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
@@ -330,6 +331,7 @@ cdef bint put_pieces(Buffer* out, object packet, list buffers) except -1:
     cdef Py_ssize_t at = 0, size, count = PyDict_Size(packet), left = count
     cdef PyObject* key
     cdef PyObject* item
+    cdef unsigned char head
     if count >= WIDE:
         return False
     put_count(out, count, 0x80, 0xDE)
@@ -337,20 +339,28 @@ cdef bint put_pieces(Buffer* out, object packet, list buffers) except -1:
         left -= 1
         if type(<object>key) is not str or not put_text(out, <object>key):
             return False
-        size = PyBytes_GET_SIZE(<object>item) if type(<object>item) is bytes else 0
+        kind = type(<object>item)
+        if kind is bytes:
+            size, head = PyBytes_GET_SIZE(<object>item), 0xC5
+        elif kind is str:
+            size, head = PyUnicode_GET_LENGTH(<object>item), 0xDA
+        else:
+            size = 0
         if size < MOST_JOINED:
             if not put(out, <object>item, 1):
                 return False
             continue
+        value = <object>item if kind is bytes else PyUnicode_AsUTF8String(<object>item)
+        size = PyBytes_GET_SIZE(value)
         if size >= MOST_SENT:
             return False
         reserve(out, HEAD)
         if size < WIDE:
-            put_number(out, 0xC5, size, 2)
+            put_number(out, head, size, 2)
         else:
-            put_number(out, 0xC6, size, 4)
+            put_number(out, head + 1, size, 4)
         buffers.append(PyBytes_FromStringAndSize(<char*>out.data, out.size))
-        buffers.append(<object>item)
+        buffers.append(value)
         out.size = 0
     return left == 0
 

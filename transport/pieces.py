@@ -1,10 +1,10 @@
-"""Packets whose large values are sent as they are, without a copy of them."""
+"""Packets whose large values are sent apart, bytes without a copy of them."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from struct import Struct
 from typing import Any, Final, cast
@@ -12,12 +12,18 @@ from typing import Any, Final, cast
 from pyf.transport import census
 from pyf.transport.census import Bounds
 from pyf.transport.codec import encode_packet
-from pyf.transport.limits import KIB, LARGE
+from pyf.transport.limits import LARGE
 
-_MAP32: Final = Struct(">BI")
-_BIN16: Final = Struct(">BH")
-_BIN32: Final = Struct(">BI")
+_HEAD16: Final = Struct(">BH")
+_HEAD32: Final = Struct(">BI")
 _SHORT: Final = 1 << 16
+_APART: Final[dict[type, tuple[int, int, Callable[[Any], bytes]]]] = {
+    bytes: (0xC5, 0xC6, bytes),
+    str: (0xDA, 0xDB, str.encode),
+}
+"""What values may be large, how a short one and a long one begin, and what follows that."""
+SMALL: Final = 16
+"""How many times as large as what is beside them large values have to be to go in bulk."""
 _MARK: Final = os.urandom(16)
 """Stands for a large value while the rest of its packet is encoded."""
 _MARKED: Final = bytes((0xC4, len(_MARK))) + _MARK
@@ -48,25 +54,28 @@ Pending = deque[Any]
 
 def is_bulk(packet: Encoded) -> bool:
     """Return whether *packet* is large values, and next to nothing beside them."""
-    return isinstance(packet, Pieces) and packet.small <= KIB
+    return isinstance(packet, Pieces) and SMALL * packet.small <= len(packet)
 
 
 def encode_pieces(packet: dict[str, Any]) -> Encoded:
-    """Return *packet* as ``encode_packet`` does, but in pieces if it has large bytes values.
+    """Return *packet* as ``encode_packet`` does, but in pieces if it has large values.
 
-    They are not copied. It takes longer than ``encode_packet`` where there are none, and raises the
-    same.
+    These are bytes, which are not copied, and texts. It takes longer than ``encode_packet`` where
+    there are none, and raises the same.
     """
     large = []
     rest = {}
-    # What is no dict is told of as a whole.
-    with suppress(AttributeError):
+    try:
         for key, value in packet.items():
-            if type(value) is bytes and len(value) >= LARGE:
-                large.append(value)
+            if type(value) in _APART and len(value) >= LARGE:
+                short, long, encode = _APART[type(value)]
+                data = encode(value)
+                large.append((_head(short, long, len(data)), data))
                 rest[key] = _MARK
             else:
                 rest[key] = value
+    except (AttributeError, UnicodeEncodeError):
+        return encode_packet(packet)  # What is no dict, or no text, is told of as a whole.
     if large:
         texts = encode_packet(rest).split(_MARKED)
         # The mark may be a value as well, though nobody knows it.
@@ -75,15 +84,17 @@ def encode_pieces(packet: dict[str, Any]) -> Encoded:
     return encode_packet(packet)
 
 
-def _woven(texts: list[bytes], values: list[bytes]) -> list[bytes]:
-    """Return the buffers of *values*, between the *texts* around them."""
+def _head(short: int, long: int, size: int) -> bytes:
+    return _HEAD16.pack(short, size) if size < _SHORT else _HEAD32.pack(long, size)
+
+
+def _woven(rest: list[bytes], values: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the buffers of *values*, each with its head, between those of the *rest*."""
     buffers: list[bytes] = []
-    for text, value in zip(texts, values, strict=False):
-        size = len(value)
-        head = _BIN16.pack(0xC5, size) if size < _SHORT else _BIN32.pack(0xC6, size)
-        buffers += (text + head, value)
-    if texts[-1]:
-        buffers.append(texts[-1])
+    for between, (head, data) in zip(rest, values, strict=False):
+        buffers += (between + head, data)
+    if rest[-1]:
+        buffers.append(rest[-1])
     return buffers
 
 

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from pyf.transport import UnsupportedValue, encode_packet, pieces
 from pyf.transport.limits import BATCH_BYTES, KIB, LARGE, LARGE_BATCH_BYTES
-from pyf.transport.pieces import Pieces, encode_pieces, flatten, is_bulk
+from pyf.transport.pieces import SMALL, Pieces, encode_pieces, flatten, is_bulk
 from pyf.transport.window import SendWindow
 
 BLOCK = bytes(LARGE)
-VALUES = st.one_of(st.integers(), st.text(max_size=3), st.just(BLOCK), st.just(BLOCK * 5))
+TEXT = "é" * LARGE
+VALUES = st.one_of(
+    st.integers(), st.text(max_size=3), st.sampled_from([BLOCK, BLOCK * 17, TEXT, TEXT * 9])
+)
 
 
 @given(st.dictionaries(st.text(max_size=4), VALUES, max_size=20))
@@ -35,6 +38,13 @@ def test_large_values_are_not_copied():
     assert encoded.buffers[1] is BLOCK
 
 
+def test_large_texts_are_apart_as_bytes_are():
+    encoded = encode_pieces({"a": 1, "text": TEXT, "data": BLOCK})
+    assert isinstance(encoded, Pieces)
+    assert encoded.buffers[1::2] == [TEXT.encode(), BLOCK]
+    assert is_bulk(encoded)
+
+
 def test_what_happens_to_look_like_the_mark_of_a_large_value_is_sent_as_it_is():
     packet = {"a": pieces._MARK, "data": BLOCK}
     assert encode_pieces(packet) == encode_packet(packet)
@@ -49,6 +59,7 @@ def test_small_packets_are_in_one_piece():
     [
         ({"data": BLOCK, "other": {"bad": object()}}, "other.bad"),
         ({"\ud800": BLOCK}, "the packet"),
+        ({"data": BLOCK, "text": "a" * LARGE + "\ud800"}, "text"),
         ({"data": BLOCK, 5: BLOCK}, "the packet"),
         ({5: BLOCK}, "the packet"),
     ],
@@ -73,7 +84,7 @@ PACKETS = st.one_of(
     st.builds(
         bulk,
         st.sampled_from([LARGE, BATCH_BYTES, 3 * BATCH_BYTES]),
-        st.sampled_from([10, KIB, 2 * KIB]),
+        st.sampled_from([10, LARGE // SMALL, KIB, 2 * KIB]),
     ),
 )
 

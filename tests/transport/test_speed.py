@@ -391,8 +391,9 @@ def test_the_collector_does_not_look_at_packets_that_hold_no_others(compiled):
     assert packets[0] == flat
 
 
+LARGE_SIZES = (limits.LARGE - 1, limits.LARGE, 65_535, 65_536, 200_000)
 LARGE_VALUES = st.sampled_from(
-    [bytes(size) for size in (limits.LARGE - 1, limits.LARGE, 65_535, 65_536, 200_000)]
+    [kind * size for kind in (b"b", "a", "é", "日", "😀") for size in LARGE_SIZES]
 )
 
 
@@ -406,8 +407,9 @@ def test_both_put_packets_in_the_same_pieces(compiled, packet):
         assert isinstance(ours, pieces.Pieces)
         assert ours.buffers == theirs.buffers
         assert (ours.small, len(ours)) == (theirs.small, len(theirs))
-        values = list(map(id, packet.values()))
-        assert all(id(each) in values for each in ours.buffers[1::2])
+        values = {id(each) for each in ours.buffers[1::2]}
+        given = [value for value in packet.values() if type(value) is bytes]
+        assert all(len(value) < limits.LARGE or id(value) in values for value in given)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +421,7 @@ def test_both_put_packets_in_the_same_pieces(compiled, packet):
         [("data", bytes(limits.LARGE))],
         dict.fromkeys(map(str, range(70_000)), 0) | {"data": bytes(limits.LARGE)},
         {"data": bytearray(limits.LARGE), "more": bytes(limits.LARGE)},
+        {"data": bytes(limits.LARGE), "text": "a" * limits.LARGE + "\ud800"},
         {"data": {"deep": bytes(limits.LARGE)}, "more": bytes(5000)},
         collections.OrderedDict(data=bytes(limits.LARGE)),
     ],
