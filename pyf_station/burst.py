@@ -11,7 +11,7 @@ from operator import length_hint
 from typing import Any, Final
 
 from pyf.transport import codec, encode_packet, speed
-from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, LARGE, TURN_BYTES
+from pyf.transport.limits import BATCH_PACKETS, LARGE, SPARSE_BATCH_BYTES, TURN_BYTES
 from pyf.transport.pieces import Encoded
 
 Gate = list[Callable[[Any], Encoded]]
@@ -21,7 +21,7 @@ that the source is at."""
 BURST: Final = 2 * BATCH_PACKETS
 """Packets at the most: what is done for each burst takes as long as encoding a hundred."""
 
-BURST_BYTES: Final = 4 * BATCH_BYTES
+BURST_BYTES: Final = SPARSE_BATCH_BYTES
 """Bytes at the most, unless packets are LARGE: what a processor's own cache holds."""
 
 SECONDS: Final = 0.002

@@ -41,6 +41,11 @@ QUICK_COPY = 4 * MIB
 QUICK_NUMBER = KIB
 """Bytes of a number that takes no longer to make than many others."""
 
+SPARSE = 128
+"""Bytes for each value, on average, of which few are many."""
+SPARSE_WEIGHT = 6
+"""Bytes of memory for each byte of those: half of GROWTH, and more than texts may take."""
+
 
 class Bounds(NamedTuple):
     """What the values of one frame may cost."""
@@ -205,6 +210,12 @@ def is_heavy(data: bytes | memoryview, bounds: Bounds) -> bool:
     values = QUICK_VALUES if len(data) <= QUICK_LENGTH else QUICK_VALUES // 2
     objects = min(values, bounds.objects)
     return _walk(data, bounds.memory, objects, QUICK_NUMBER)[0] > Finding.MORE
+
+
+def is_sparse(data: bytes) -> bool:
+    """Return whether *data* is one value that is few for its bytes: they take next to no memory."""
+    size = len(data)
+    return _walk(data, SPARSE_WEIGHT * size, size // SPARSE, QUICK_NUMBER)[0] == Finding.ALONE
 
 
 def take_census(data: bytes | memoryview, bounds: Bounds) -> bool:

@@ -46,6 +46,9 @@ LARGE_BATCH_BYTES = 2112 * KIB
 """The same for packets of LARGE values and little else: a frame for every 32 packets of 64 KiB,
 since what is done for each frame takes as long as copying a MiB."""
 
+SPARSE_BATCH_BYTES = MIB
+"""The same for packets of few values for their bytes."""
+
 TURN_BYTES = LARGE_BATCH_BYTES
 """Packet bytes that a fast source is asked for at once: half of the window that there is by
 default, so that a sender goes on while its credit is on the way."""

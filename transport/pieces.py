@@ -12,7 +12,13 @@ from typing import Any, Final, cast
 from pyf.transport import census
 from pyf.transport.census import Bounds
 from pyf.transport.codec import encode_packet
-from pyf.transport.limits import LARGE
+from pyf.transport.limits import (
+    BATCH_BYTES,
+    KIB,
+    LARGE,
+    LARGE_BATCH_BYTES,
+    SPARSE_BATCH_BYTES,
+)
 
 _HEAD16: Final = Struct(">BH")
 _HEAD32: Final = Struct(">BI")
@@ -23,7 +29,7 @@ _APART: Final[dict[type, tuple[int, int, Callable[[Any], bytes]]]] = {
 }
 """What values may be large, how a short one and a long one begin, and what follows that."""
 SMALL: Final = 16
-"""How many times as large as what is beside them large values have to be to go in bulk."""
+"""The part of a packet, one in so many, that may be beside its large values in a large frame."""
 _MARK: Final = os.urandom(16)
 """Stands for a large value while the rest of its packet is encoded."""
 _MARKED: Final = bytes((0xC4, len(_MARK))) + _MARK
@@ -52,9 +58,15 @@ Pending = deque[Any]
 """Packets that wait to be sent, each Encoded: a deque of bytes alone will do."""
 
 
-def is_bulk(packet: Encoded) -> bool:
-    """Return whether *packet* is large values, and next to nothing beside them."""
-    return isinstance(packet, Pieces) and SMALL * packet.small <= len(packet)
+def batch_bytes(packet: Encoded) -> int:
+    """Return the bytes at which a frame is closed whose packets are like *packet*, or better.
+
+    Of many small values, a large frame could become more objects than the peer allows.
+    """
+    if isinstance(packet, Pieces):
+        return LARGE_BATCH_BYTES if SMALL * packet.small <= len(packet) else BATCH_BYTES
+    sparse = len(packet) >= KIB and census.is_sparse(packet)
+    return SPARSE_BATCH_BYTES if sparse else BATCH_BYTES
 
 
 def encode_pieces(packet: dict[str, Any]) -> Encoded:

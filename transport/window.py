@@ -19,12 +19,10 @@ from pyf.transport.errors import RemoteProtocolError
 from pyf.transport.limits import (
     BATCH_BYTES,
     BATCH_PACKETS,
-    LARGE,
-    LARGE_BATCH_BYTES,
     MAX_WINDOW,
     PACKET_SHARE,
 )
-from pyf.transport.pieces import Encoded, Pending, in_a_row, is_bulk
+from pyf.transport.pieces import Encoded, Pending, batch_bytes, in_a_row
 
 SLACK = 16
 """The part of a frame, one in so many, that is left for packets larger than those before."""
@@ -87,29 +85,31 @@ class SendWindow:
         """
         size, waiting = len(pending[0]), len(pending)
         if waiting > 1:
-            bulk = size >= LARGE and is_bulk(pending[0])
-            room = min(self.open_bytes, largest, LARGE_BATCH_BYTES if bulk else BATCH_BYTES)
+            most = batch_bytes(pending[0])
+            bulk = most > BATCH_BYTES
+            room = min(self.open_bytes, largest, most)
             # A few less than fit, if they are like those before: what is too much has to go back.
             slack = 0 if bulk else room // SLACK
             fitting = max(2, (room - slack) // max(1, self._typical or size))
             count = min(waiting, BATCH_PACKETS, largest // PACKET_SHARE, self.open_packets, fitting)
             if count > 1 and 2 * size <= room:
-                return self._take_many(pending, count, room, bulk=bulk)
+                return self._take_many(pending, count, room, most)
         if size > largest or not self.fits(1, size):
             return [], [], 0
         packet = pending.popleft()
         return [packet], [packet] if isinstance(packet, bytes) else packet.buffers, size
 
     def _take_many(
-        self, pending: Pending, count: int, room: int, *, bulk: bool
+        self, pending: Pending, count: int, room: int, most: int
     ) -> tuple[list[Encoded], list[bytes], int]:
         batch = list(starmap(pending.popleft, repeat((), count)))
+        bulk = most > BATCH_BYTES
         buffers, size = ([], 0) if bulk else in_a_row(batch)
         if bulk or size > room:
             count = bisect_right(list(accumulate(map(len, batch))), room)
             if bulk:
-                # Of other packets, so large a frame could become more objects than the peer allows.
-                count = min(count, len(list(takewhile(is_bulk, batch))))
+                alike = takewhile(lambda packet: batch_bytes(packet) >= most, batch[:count])
+                count = len(list(alike))
             pending.extendleft(reversed(batch[count:]))
             del batch[count:]
             buffers, size = in_a_row(batch)

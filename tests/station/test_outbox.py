@@ -108,7 +108,8 @@ def test_it_is_full_of_no_more_bytes_of_messages_that_are_a_little_large():
         while not owner.outbox.add({"data": blob}):
             pass
         assert len(owner.outbox.pending) == MOST // (len(packet) + EACH) + 1
-    assert owner.outbox.pending[0].buffers[1] is blob
+    first: Any = owner.outbox.pending[0]
+    assert first.buffers[1] is blob
 
 
 def test_small_messages_behind_large_ones_have_the_room_of_small_ones():

@@ -27,11 +27,14 @@ from pyf.transport.census import (
     QUICK_COPY,
     QUICK_NUMBER,
     QUICK_VALUES,
+    SPARSE,
+    SPARSE_WEIGHT,
     Finding,
     Walk,
     bounds,
     check,
     is_heavy,
+    is_sparse,
     take_census,
     weigh,
 )
@@ -45,6 +48,7 @@ from pyf.transport.limits import (
     MAX_NUMBER,
     MIB,
     PACKET_SHARE,
+    SPARSE_BATCH_BYTES,
 )
 
 SMALL = Limits(max_packet=MIB)
@@ -338,6 +342,29 @@ def test_the_longest_number_travels():
 )
 def test_what_takes_long_to_decode_is_known_from_a_look_at_its_beginning(data, heavy):
     assert is_heavy(data, BOUNDS) is heavy
+
+
+@pytest.mark.parametrize(
+    ("packet", "sparse"),
+    [
+        ({"n": 1, "text": "é" * 400, "data": bytes(100)}, True),
+        ({"data": bytes(3 * SPARSE)}, True),
+        ({"data": bytes(2 * SPARSE)}, False),
+        ({"rows": [""] * 1000}, False),
+        ({"n": Decimal("9" * 5000)}, False),
+        ({"texts": ["a" * 200] * 20}, True),
+    ],
+)
+def test_few_values_for_their_bytes_are_known(walk, packet, sparse):
+    data = encode_packet(packet)
+    assert is_sparse(data) is sparse
+    assert not is_sparse(data * 2)
+    assert not is_sparse(data[:-1])
+
+
+def test_a_frame_of_few_values_is_decoded_quickly_and_takes_half_of_what_is_allowed():
+    assert SPARSE_BATCH_BYTES // SPARSE <= QUICK_VALUES // 2
+    assert 2 * SPARSE_WEIGHT <= GROWTH
 
 
 def test_a_walk_says_whether_nothing_follows_the_value():

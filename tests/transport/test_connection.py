@@ -56,6 +56,7 @@ from pyf.transport.limits import (
     LARGE,
     MAX_SKIPPED,
     MIB,
+    SPARSE_BATCH_BYTES,
     stranger_limits,
 )
 from pyf.transport.payloads import (
@@ -390,14 +391,19 @@ def test_what_does_not_fit_stays_pending_in_order(connect):
     assert list(left) == [encode_packet(packet) for packet in packets[len(received) :]]
 
 
-def test_frames_are_cut_at_the_batch_size(connect):
-    pair = connect()
+@pytest.mark.parametrize(
+    ("packet", "most"),
+    [({"a": [0] * 10_000}, BATCH_BYTES), ({"a": bytes(10_000)}, SPARSE_BATCH_BYTES)],
+    ids=["many values", "few values"],
+)
+def test_frames_are_cut_at_the_batch_size(connect, packet, most):
+    pair = connect(server=Limits(window_packets=2**20, window_bytes=2**30))
     flow = pair.client.open_flow()
     pair.send(CLIENT, flow, [ROW] * 2 * BATCH_PACKETS)
-    pair.send(CLIENT, flow, [{"a": bytes(10_000)}] * 20)
+    pair.send(CLIENT, flow, [packet] * 250)
     found = [event.batch for event in pair.to_server() if isinstance(event, PacketsReceived)]
     assert max(each.packets for each in found) == BATCH_PACKETS
-    assert max(each.size for each in found if each.packets > 1) <= BATCH_BYTES
+    assert most // 2 < max(each.size for each in found) <= most
     firsts = [0, *itertools.accumulate(each.packets for each in found)]
     assert [each.first for each in found] == firsts[:-1]
 

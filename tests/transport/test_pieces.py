@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyf.transport import UnsupportedValue, encode_packet, pieces
 from pyf.transport.limits import BATCH_BYTES, KIB, LARGE, LARGE_BATCH_BYTES
-from pyf.transport.pieces import SMALL, Pieces, encode_pieces, flatten, is_bulk
+from pyf.transport.pieces import SMALL, Pieces, batch_bytes, encode_pieces, flatten
 from pyf.transport.window import SendWindow
 
 BLOCK = bytes(LARGE)
@@ -42,7 +42,7 @@ def test_large_texts_are_apart_as_bytes_are():
     encoded = encode_pieces({"a": 1, "text": TEXT, "data": BLOCK})
     assert isinstance(encoded, Pieces)
     assert encoded.buffers[1::2] == [TEXT.encode(), BLOCK]
-    assert is_bulk(encoded)
+    assert batch_bytes(encoded) == LARGE_BATCH_BYTES
 
 
 def test_what_happens_to_look_like_the_mark_of_a_large_value_is_sent_as_it_is():
@@ -81,6 +81,9 @@ def bulk(size: int, small: int = 10) -> Pieces:
 
 PACKETS = st.one_of(
     st.sampled_from([1, 100, LARGE, BATCH_BYTES, 5 * BATCH_BYTES]).map(bytes),
+    st.sampled_from([1, KIB, 10 * KIB, 5 * BATCH_BYTES]).map(
+        lambda n: encode_packet({"a": bytes(n)})
+    ),
     st.builds(
         bulk,
         st.sampled_from([LARGE, BATCH_BYTES, 3 * BATCH_BYTES]),
@@ -95,10 +98,9 @@ def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_ha
     pending = deque(packets)
     taken = []
     while pending:
-        batch, *_ = window.take(pending, 5 * BATCH_BYTES)
+        batch, *_ = window.take(pending, 40 * BATCH_BYTES)
         size = sum(map(len, batch))
-        assert len(batch) == 1 or size <= (LARGE_BATCH_BYTES if is_bulk(batch[0]) else BATCH_BYTES)
-        assert all(map(is_bulk, batch)) or size <= BATCH_BYTES or len(batch) == 1
+        assert len(batch) == 1 or size <= min(map(batch_bytes, batch))
         taken += batch
     assert taken == packets
 

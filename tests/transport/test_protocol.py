@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyf.transport import limits
+from pyf.transport import census, limits
 from pyf.transport.frames import FrameType
 from pyf.transport.states import SENDERS, Role
 
@@ -53,9 +53,11 @@ def test_every_frame_is_specified_with_its_number_and_sender():
 def test_the_numbers_are_those_of_the_code():
     for number in (limits.INITIAL_PACKETS, limits.INITIAL_BYTES):
         assert str(number) in section("3.4")
-    for number in (limits.BATCH_BYTES, limits.LARGE_BATCH_BYTES, limits.LARGE):
-        assert str(number) in section("5.3")
+    for name in ("BATCH", "SPARSE_BATCH", "LARGE_BATCH"):
+        assert str(getattr(limits, f"{name}_BYTES")) in section("5.3")
+    assert str(limits.LARGE) in section("5.3")
     assert str(limits.BATCH_PACKETS) in section("5.3")
+    assert f"every {census.SPARSE} bytes" in section("5.3")
     assert f"every {limits.PACKET_SHARE} bytes" in section("4.3")
     assert f"more than {limits.MAX_SKIPPED} skipped" in section("2.3")
     assert f"7 to {limits.MAX_HELLO} |" in section("2.2")
