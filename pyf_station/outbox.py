@@ -18,11 +18,7 @@ MOST: Final = 2 * BATCH_BYTES
 ones, since a change of threads costs as much as hundreds."""
 
 MOST_LARGE: Final = LARGE_BATCH_BYTES // 4
-"""The same for those of ROOMY bytes or more: less than a frame, since each of many handlers has as
-many."""
-
-ROOMY: Final = MOST_LARGE // 32
-"""Bytes of a message from which on those in MOST are too few for a change of threads."""
+"""The same for large ones: less than a frame of them, since each of many handlers has as many."""
 
 
 class Outbox(Intake):
@@ -80,15 +76,14 @@ class Outbox(Intake):
         """
         self._check(data)
         # Where one is large, so is the next, as a rule.
-        self.bulky = len(data) >= LARGE
-        room = self._rooms[len(data) >= ROOMY]
+        self.bulky = large = len(data) >= LARGE
         with self.lock:
             if self.shut:
                 self._refuse()
                 return False
             self.pending.append(data)
-            self.space -= len(data) + EACH + self._room - room
-            self._room = room
+            self.space -= len(data) + EACH + self._room - self._rooms[large]
+            self._room = self._rooms[large]
         self._wake()
         return self.full
 

@@ -42,9 +42,9 @@ QUICK_NUMBER = KIB
 """Bytes of a number that takes no longer to make than many others."""
 
 SPARSE = 128
-"""Bytes for each value, on average, of which few are many."""
+"""Bytes for each value, on average, from which on values are few."""
 SPARSE_WEIGHT = 6
-"""Bytes of memory for each byte of those: half of GROWTH, and more than texts may take."""
+"""Bytes of memory for each encoded byte of those: half of GROWTH, and more than texts take."""
 
 
 class Bounds(NamedTuple):
@@ -213,7 +213,7 @@ def is_heavy(data: bytes | memoryview, bounds: Bounds) -> bool:
 
 
 def is_sparse(data: bytes) -> bool:
-    """Return whether *data* is one value that is few for its bytes: they take next to no memory."""
+    """Return whether *data* is one value and nothing else, with few values in it for its bytes."""
     size = len(data)
     return _walk(data, SPARSE_WEIGHT * size, size // SPARSE, QUICK_NUMBER)[0] == Finding.ALONE
 

@@ -60,9 +60,8 @@ PACKET_SHARE = 128
 """Bytes of the largest packet that a peer takes, for each packet of a batch: so that packets of
 eight fields do not become more objects than GROWTH allows there."""
 
-LARGE = 4 * KIB
-"""Bytes from which on handling a value apart costs less than it saves: a copy, and frames, since a
-few such values fill one of BATCH_BYTES."""
+LARGE = 16 * KIB
+"""Bytes from which on copying a value costs more than handling it apart."""
 
 GROWTH = 12
 """Bytes of objects that a frame may become for each byte that its limit allows. With the copies of
