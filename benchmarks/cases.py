@@ -12,6 +12,7 @@ from uuid import UUID
 Packets = Iterator[dict[str, Any]]
 
 BLOCK = bytes(range(256)) * 256  # 64 KiB
+TEXTS = [f"{i:4} " + "It was a bright cold day. " * 315 for i in range(100)]  # of 8 KiB
 CHUNK = 256 * 1024  # of a file
 WORDS = ("titi", "tata")
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -27,6 +28,11 @@ def plain(count: int) -> Packets:
 def bulk(count: int) -> Packets:
     for i in range(count):
         yield {"num": i, "data": BLOCK}
+
+
+def texts(count: int) -> Packets:
+    for i in range(count):
+        yield {"num": i, "text": TEXTS[i % 100]}
 
 
 def wide(count: int) -> Packets:
@@ -70,6 +76,7 @@ class Shape:
 SHAPES = {
     "plain": Shape(plain),
     "bulk": Shape(bulk, batch=1),
+    "texts": Shape(texts, batch=20),
     "wide": Shape(wide, batch=50),
     "nested": Shape(nested),
     "typed": Shape(typed, schema=Typed),
@@ -131,6 +138,7 @@ CASES = (
         cores=ONE_CORE,
     ),
     Case(name="bulk", title="64 KiB", kind="there", shape="bulk", count=20_000),
+    Case(name="texts", title="8 KiB of text", kind="there", shape="texts", count=100_000),
     Case(name="file", title="file to file", kind="file", count=1 << 30),
     Case(name="wide", title="100 fields", kind="there", shape="wide", count=50_000),
     Case(name="nested", title="nested", kind="there", shape="nested", count=300_000, quick=False),

@@ -48,7 +48,7 @@ class Contestant(ABC):
     title = ""
     how = ""
     """How it is used here, in a sentence."""
-    shapes: tuple[str, ...] = ("plain", "bulk", "wide", "nested", "typed")
+    shapes: tuple[str, ...] = ("plain", "bulk", "texts", "wide", "nested", "typed")
     tls = False
     """Whether it knows TLS here."""
 

@@ -64,10 +64,11 @@ SECTIONS = (
         "bars",
     ),
     Section(
-        "Bytes",
-        "Packets of 64 KiB, in multiples of plain sockets without any packets; and a file of up to"
-        " 1 GiB, in multiples of plain copying, read to socket and socket to write.",
-        (("bulk", "rate_ratio"), ("file", "rate_ratio")),
+        "Bytes and texts",
+        "Packets of 64 KiB, in multiples of plain sockets without any packets; a file of up to"
+        " 1 GiB, in multiples of plain copying, read to socket and socket to write; and packets with"
+        " a text of 8 KiB.",
+        (("bulk", "rate_ratio"), ("file", "rate_ratio"), ("texts", "rate_ratio")),
         "bars",
     ),
     Section(
