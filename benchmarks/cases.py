@@ -253,6 +253,10 @@ DEMANDS = (
     Demand("bulk", "station", "rate", 1, "amp"),
     Demand("file", "station", "rate", 0.5, "limit"),
     *(
+        Demand("texts", "station", "rate", 1, rival)
+        for rival in ("pickle", "zmq", "zmq-batched", "websockets", "grpc-batched")
+    ),
+    *(
         Demand(case, "station", "rate", 1, rival)
         for case in ("wide", "nested")
         for rival in ("pickle", "pickle-batched", "zmq", "zmq-batched", "grpc-batched")
