@@ -270,6 +270,10 @@ DEMANDS = (
         for power in (3, 4, 5, 7, 8)
     ),
     *(
+        Demand(f"growth-1e{power}", "station", "beyond", 0.9, than="growth-1e6")
+        for power in (4, 5, 7, 8)
+    ),
+    *(
         Demand(f"{case}-{flows}", contestant, "rate", 0.8, than=f"{case}-1")
         for case in ("flows", "apart")
         for flows in (10, 100, 1000)

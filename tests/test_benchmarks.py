@@ -109,6 +109,24 @@ def test_the_page_says_whether_other_work_ran(small):
     assert "other work ran" in report.files(small)["performance.md"]
 
 
+def test_what_a_call_takes_however_short_is_left_out_beyond_the_first_tenth(small):
+    """
+    1,000 packets in 2 s and 10,000 in 11 s are 9,000 in 9 s, round by round.
+    """
+    station = small["results"][1]
+    tenth = station | {
+        "case": "growth-1e3",
+        "runs": [{"count": 1000, "rate": 500}, {"count": 1000, "rate": 1000}],
+    }
+    whole = station | {
+        "case": "growth-1e4",
+        "runs": [{"count": 10_000, "rate": 10_000 / 11}, {"count": 10_000, "rate": 2500}],
+    }
+    found = report.of([tenth, whole], "growth-1e4", "station", "beyond")
+    assert found == pytest.approx((2000, 1000, 3000))
+    assert report.of([whole], "growth-1e4", "station", "beyond") is None
+
+
 def test_bars_are_as_long_as_their_values():
     """
     The widest bar takes the whole width, the others their share of it.
