@@ -204,12 +204,16 @@ def preface(data: dict[str, Any]) -> dict[str, str]:
 
 def of(results: Results, case: str, contestant: str, name: str) -> Figure | None:
     """Return a figure of a contestant in a case, None where it was not measured."""
+    values = values_of(results, case, contestant, name)
+    return figure(values) if values else None
+
+
+def values_of(results: Results, case: str, contestant: str, name: str) -> list[float]:
+    """Return a figure of each run."""
     runs = runs_of(results, case, contestant)
     if name == "beyond":
-        values = beyond(runs, runs_of(results, TENTH.get(case, ""), contestant))
-    else:
-        values = [run[name] for run in runs if name in run]
-    return figure(values) if values else None
+        return beyond(runs, runs_of(results, TENTH.get(case, ""), contestant))
+    return [run[name] for run in runs if name in run]
 
 
 def runs_of(results: Results, case: str, contestant: str) -> list[Figures]:
@@ -330,17 +334,26 @@ def of_demand(results: Results, demand: Demand) -> Figure | None:
     mine = of(results, demand.case, demand.contestant, demand.figure)
     if not (demand.rival or demand.than) or mine is None:
         return mine
+    if demand.than:
+        ratios = in_turns(results, demand)
+        return figure(ratios) if ratios else None
     ratio = f"{demand.figure}_ratio"
     if demand.rival == BASE:
         return of(results, demand.case, demand.contestant, ratio)
-    if demand.rival:
-        ours = of(results, demand.case, demand.contestant, ratio)
-        theirs = of(results, demand.case, demand.rival, ratio)
-    else:
-        ours, theirs = mine, of(results, demand.than, demand.contestant, demand.figure)
+    ours = of(results, demand.case, demand.contestant, ratio)
+    theirs = of(results, demand.case, demand.rival, ratio)
     if ours is None or theirs is None:
         return None
     return Figure(ours.median / theirs.median, ours.min / theirs.max, ours.max / theirs.min)
+
+
+def in_turns(results: Results, demand: Demand) -> list[float]:
+    """Return the ratio of each round's run to that of the other case: they took turns."""
+    ours, others = (
+        values_of(results, case, demand.contestant, demand.figure)
+        for case in (demand.case, demand.than)
+    )
+    return [mine / other for mine, other in zip(ours, others, strict=False)]
 
 
 def contestants_table(results: Results) -> str:

@@ -127,6 +127,17 @@ def test_what_a_call_takes_however_short_is_left_out_beyond_the_first_tenth(smal
     assert report.of([whole], "growth-1e4", "station", "beyond") is None
 
 
+def test_an_aim_that_names_another_case_compares_the_runs_of_each_round(small):
+    """
+    Where the machine became twice as fast behind the first round, that is not in the ratio.
+    """
+    aio = small["results"][1] | {"contestant": "station-asyncio"}
+    trip = aio | {"case": "trip", "runs": [{"p50": 20.0}, {"p50": 10.0}, {"p50": 10.0}]}
+    again = aio | {"case": "again", "runs": [{"p50": 28.0}, {"p50": 15.0}, {"p50": 16.0}]}
+    page = report.files(small | {"results": [trip, again]})["performance.md"]
+    assert "| Station | ≤ 1.5 × of round trip | 1.5 (1.4 to 1.6) | yes |" in page
+
+
 def test_bars_are_as_long_as_their_values():
     """
     The widest bar takes the whole width, the others their share of it.
