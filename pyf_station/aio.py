@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from pyf.station import sockets
 from pyf.station.address import at_path
 from pyf.station.base import DEFAULT_PORT
 from pyf.station.coclient import CoClient
@@ -144,7 +145,7 @@ class StationClient(CoClient):
         loop = asyncio.get_running_loop()
         joint = self._joint(trunk)
         try:
-            await loop.create_connection(lambda: _Protocol(joint), sock=sock)
+            await loop.create_connection(lambda: _Protocol(joint, sock), sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -238,12 +239,13 @@ class AsyncioLoop:
 class _Protocol(asyncio.Protocol):
     """Joins a transport of asyncio to the flows that it carries."""
 
-    def __init__(self, joint: Joint) -> None:
+    def __init__(self, joint: Joint, sock: socket.socket) -> None:
         self._joint = joint
+        self._socket = sock
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(UNWRITTEN_BYTES)
-        self._joint.made(_Transport(transport))
+        self._joint.made(_Transport(transport, self._socket))
 
     def data_received(self, data: bytes) -> None:
         self._joint.received(data)
@@ -265,17 +267,33 @@ def _reason(error: Exception) -> str:
 class _Transport:
     """A transport of asyncio, in Twisted's names."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket | None = None) -> None:
         self._transport = transport
+        # Other loops, such as uvloop's, may not have written yet what they say they have.
+        selects = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+        self._socket = sock if selects else None
         self.loseConnection = transport.close
         self.abortConnection = transport.abort
         self.pauseProducing = transport.pause_reading
         self.resumeProducing = transport.resume_reading
 
     def writeSequence(self, data: list[bytes]) -> None:  # noqa: N802
-        """Write *data*; nowhere, once the connection is lost."""
-        if not self._transport.is_closing():  # From CPython 3.12 on it would raise a TypeError.
-            self._transport.writelines(data)
+        """Write *data*; nowhere, once the connection is lost.
+
+        Where nothing waits, to the socket itself: before CPython 3.12, asyncio copies it first.
+        """
+        transport = self._transport
+        if transport.is_closing():  # From CPython 3.12 on it would raise a TypeError.
+            return
+        rest: Sequence[bytes | memoryview] = data
+        if self._socket is not None and not transport.get_write_buffer_size():
+            try:
+                sent = sockets.send(self._socket, data)
+            except OSError:  # If the connection is lost, the transport finds that out for itself.
+                sent = 0
+            rest = sockets.behind(data, sent)
+        if rest:
+            transport.writelines(rest)
 
     def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: N802
         """Do nothing: the protocol is told."""

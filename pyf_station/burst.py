@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from pyf.transport import codec, encode_packet, speed
 from pyf.transport.limits import (
-    BATCH_BYTES,
     BATCH_PACKETS,
     LARGE,
     SPARSE_BATCH_BYTES,
@@ -29,10 +28,6 @@ BURST: Final = 2 * BATCH_PACKETS
 
 BURST_BYTES: Final = SPARSE_BATCH_BYTES
 """Bytes at the most, unless packets are LARGE: what a processor's own cache holds."""
-
-SHARED_BYTES: Final = 4 * BATCH_BYTES
-"""The same where flows share a connection: they take turns, and asyncio's transport copies what the
-system does not take at once."""
 
 SECONDS: Final = 0.002
 """What a burst should take."""
@@ -65,17 +60,14 @@ def first_burst(source: Iterator[Any]) -> int:
     return 1 + alone
 
 
-def most_bytes(packet_size: int, small: int = BURST_BYTES) -> int:
-    """Return how many bytes a burst may have of packets that have *packet_size* each.
-
-    Of packets that are not LARGE, as many as *small*.
-    """
-    return TURN_BYTES if packet_size >= LARGE else small
+def most_bytes(packet_size: int) -> int:
+    """Return how many bytes a burst may have of packets that have *packet_size* each."""
+    return TURN_BYTES if packet_size >= LARGE else BURST_BYTES
 
 
-def most(packet_size: int, small: int = BURST_BYTES) -> int:
+def most(packet_size: int) -> int:
     """Return how many packets of so many bytes a burst may have, 1 at least."""
-    return max(1, min(BURST, most_bytes(packet_size, small) // packet_size))
+    return max(1, min(BURST, most_bytes(packet_size) // packet_size))
 
 
 def next_burst(given: int, seconds: float, packet_size: int) -> int:

@@ -65,7 +65,7 @@ class Direct:
         except OSError:  # If the connection is lost, the transport finds that out for itself.
             sent = 0
         if sent != sum(map(len, buffers)):
-            transport.write(b"".join(buffers)[sent:])
+            transport.write(b"".join(sockets.behind(buffers, sent)))
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
     def hear(self) -> bool:

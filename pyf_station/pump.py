@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pyf.station.burst import (
     BURST,
-    SHARED_BYTES,
+    BURST_BYTES,
     Gate,
     at_hand,
     encoded,
@@ -146,7 +146,7 @@ class IteratorPump(Pump):
             return
         if self._inline:
             self._count = min(most(stream.packet_size), at_hand(self._source))
-        count = min(self._count, stream.room(), most(stream.packet_size, SHARED_BYTES))
+        count = min(self._count, stream.room())
         if not count:
             return
         if count > 1 and not self._inline:
@@ -318,7 +318,7 @@ class TaskPump(Pump):
             if not self._may_ask() or self._scheduled:
                 await self._until_wanted()
             left = min(BURST, self._stream.room())
-            size = SHARED_BYTES
+            size = BURST_BYTES
             async for packet in iterator:
                 data = encode_packet(packet)
                 pending.append(data)

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import EINPROGRESS
 from typing import Any
@@ -72,6 +72,18 @@ send: Callable[[socket.socket, list[Any]], int] = getattr(_compiled, "send", _wr
 
 Raises OSError; BlockingIOError where it takes none.
 """
+
+
+def behind(buffers: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+    """Return what comes behind the first *size* bytes of *buffers*, uncopied."""
+    done = 0
+    while done < len(buffers) and size >= len(buffers[done]):
+        size -= len(buffers[done])
+        done += 1
+    rest = list(buffers[done:])
+    if size:
+        rest[0] = memoryview(rest[0])[size:]
+    return rest
 
 
 def set_low_water(sock: socket.socket, size: int) -> None:

@@ -226,15 +226,8 @@ class Wire:
         if written == sum(map(len, self.unsent)):
             self.unsent, self._written = [], []
             return self.unsent
-        done = 0
-        while done < len(self.unsent) and written >= len(self.unsent[done]):
-            written -= len(self.unsent[done])
-            done += 1
-        rest = self.unsent[done:]
-        if written:
-            rest[0] = memoryview(rest[0])[written:]
-        self.unsent, self._written = rest, []
-        return rest
+        self.unsent, self._written = sockets.behind(self.unsent, written), []
+        return self.unsent
 
     def read(self) -> bytes | None:
         """Return what has come, None if nothing has, b"" where nothing will; raises nothing."""

@@ -845,6 +845,76 @@ def test_a_client_belongs_to_one_loop(serve):
     run(use())
 
 
+def come(sock, size):
+    """
+    Return the *size* bytes that come, as far as they do within the time.
+    """
+    found = b""
+    while len(found) < size and (data := sock.recv(size)):
+        found += data
+    return found
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "as by any loop"])
+def test_what_is_written_comes_in_its_order_whatever_the_system_takes_at_once(direct):
+    """
+    A transport that waits for the system is waited for, by what comes behind it, too.
+    """
+    blocks = [[bytes([number]) * 100_000, b"-"] for number in range(40)]
+    whole = b"".join(map(b"".join, blocks))
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(10)
+        with theirs:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            written = _Transport(transport, ours if direct else None)
+            for block in blocks:
+                written.writeSequence(block)
+            assert written.offset > 0
+            assert await asyncio.to_thread(come, theirs, len(whole)) == whole
+            assert written.offset == 0
+            written.writeSequence([b"end"])
+            assert await asyncio.to_thread(come, theirs, 3) == b"end"
+            transport.abort()
+
+    run(main())
+
+
+class Empty:
+    """
+    A transport in which nothing waits.
+    """
+
+    def __init__(self):
+        self.given = []
+        self.close = self.abort = self.pause_reading = self.resume_reading = bool
+        self.is_closing = bool
+        self.get_write_buffer_size = int
+        self.writelines = self.given.extend
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_what_the_system_takes_at_once_is_not_given_to_asyncio(selects, monkeypatch):
+    """
+    It would copy it. Other loops are given all: they may hold back more than they say.
+    """
+
+    async def main():
+        if not selects:
+            monkeypatch.setattr(asyncio, "SelectorEventLoop", type("Other", (), {}))
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            transport: Any = Empty()
+            _Transport(transport, ours).writeSequence([b"ab", b"c"])
+            if selects:
+                assert theirs.recv(10) == b"abc"
+            assert transport.given == ([] if selects else [b"ab", b"c"])
+
+    run(main())
+
+
 def test_what_is_written_to_a_lost_connection_goes_nowhere():
     """
     From CPython 3.12 on asyncio's transport raises a TypeError there.

@@ -8,7 +8,6 @@ from pyf.station.burst import (
     BURST_BYTES,
     GROWTH,
     SECONDS,
-    SHARED_BYTES,
     SLOW,
     first_burst,
     most,
@@ -47,8 +46,7 @@ def test_only_of_a_packet_that_is_there_already_is_the_end_asked_for_at_once():
 def test_large_packets_come_in_shorter_bursts():
     assert most(1) == BURST
     assert most(LARGE - 1) == BURST_BYTES // (LARGE - 1)
-    assert most(LARGE - 1, SHARED_BYTES) == SHARED_BYTES // (LARGE - 1)
-    assert most(LARGE) == most(LARGE, SHARED_BYTES) == TURN_BYTES // LARGE
+    assert most(LARGE) == TURN_BYTES // LARGE
     assert next_burst(1000, 0.0, TURN_BYTES) == most(2 * TURN_BYTES) == 1
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyf.station.burst import BURST_BYTES, SHARED_BYTES
+from pyf.station.burst import BURST_BYTES
 from pyf.station.pump import Inline, IteratorPump
 from pyf.station.workers import Slots
 from pyf.transport import encode_packet
@@ -79,16 +79,6 @@ def test_a_burst_of_a_list_is_bounded_in_bytes_whatever_came_before(pumped, size
         most = TURN_BYTES if burst and burst[0] >= LARGE else BURST_BYTES
         assert sum(burst[:-1]) <= most
     assert (stream.sent, stream.ends) == (len(flow), 1)
-
-
-def test_a_burst_of_a_shared_connection_is_shorter_than_one_that_has_it_alone(pumped):
-    """
-    Once it is known how large packets are.
-    """
-    flow = [{"n": n, "blob": bytes(5000)} for n in range(500)]
-    first, *others = pumped(flow).bursts
-    assert sum(first) > SHARED_BYTES
-    assert 0.9 * SHARED_BYTES < max(map(sum, others)) <= SHARED_BYTES
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17])

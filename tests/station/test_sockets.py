@@ -224,3 +224,14 @@ def test_a_socket_that_is_closed_is_not_written(pair, send):
     pair[0].close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         send(pair[0], [b"abc"])
+
+
+@pytest.mark.parametrize("size", range(7))
+def test_what_is_behind_the_bytes_that_have_left_is_all_there_is_left(size):
+    """
+    Whole buffers stay as they are, and nothing is left of those that have left.
+    """
+    buffers = [b"ab", b"", b"cde", b"f"]
+    rest = sockets.behind(buffers, size)
+    assert b"".join(rest) == b"abcdef"[size:]
+    assert all(any(part is each for each in buffers) for part in rest[1:])
