@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pyf.station import sockets
 from pyf.station.address import at_path
@@ -21,6 +21,7 @@ from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
 from pyf.station.wire import CLOSED, Attempt, send_at_once
 from pyf.transport import Limits, Packet
+from pyf.transport.limits import BATCH_BYTES
 
 __all__ = ["Call", "Conversation", "StationClient"]
 
@@ -209,6 +210,10 @@ class Conversation(CoConversation):
         self._leave()
 
 
+ROOM: Final = BATCH_BYTES
+"""Bytes that are read at once, but for the rest of a large frame."""
+
+
 class AsyncioLoop:
     """An asyncio event loop, in the names that all clients' code uses."""
 
@@ -236,19 +241,32 @@ class AsyncioLoop:
         return self.loop.create_task(coroutine).cancel
 
 
-class _Protocol(asyncio.Protocol):
-    """Joins a transport of asyncio to the flows that it carries."""
+class _Protocol(asyncio.BufferedProtocol):
+    """Joins a transport of asyncio to the flows that it carries.
+
+    Without a buffer of ours, asyncio would ask the system for 256 KiB of memory for each answer.
+    """
 
     def __init__(self, joint: Joint, sock: socket.socket) -> None:
         self._joint = joint
         self._socket = sock
+        self._room = memoryview(bytearray(ROOM))
+        self._in_place = False
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(UNWRITTEN_BYTES)
         self._joint.made(_Transport(transport, self._socket))
 
-    def data_received(self, data: bytes) -> None:
-        self._joint.received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        place = self._joint.get_buffer()
+        self._in_place = place is not None
+        return self._room if place is None else place
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._in_place:
+            self._joint.buffer_updated(nbytes)
+        else:
+            self._joint.received(bytes(self._room[:nbytes]))
 
     def pause_writing(self) -> None:
         self._joint.multiplex.pauseProducing()

@@ -43,14 +43,14 @@ class Direct:
     so much of it. Whoever wants to know whether anything has come calls ``hear`` first.
     """
 
-    def __init__(self, transport: Any, protocol: BufferedProtocol | None = None) -> None:
+    def __init__(self, transport: Any, protocol: BufferedProtocol) -> None:
         self._transport = transport
-        self._protocol: Any = protocol
+        self._protocol = protocol
         self._is_tcp = isinstance(transport, Connection)
         # Whether the protocol had a buffer for what was read last, and whether that was much.
         self._in_place = self._much = False
         self._low_water = 1
-        if self._is_tcp and protocol is not None:
+        if self._is_tcp:
             # Reactors look it up for each event.
             transport.doRead = self._do_read
 
@@ -121,11 +121,13 @@ class Direct:
 
 
 class DirectTransport:
-    """A *transport* that is written to directly; what is not here is as that has it."""
+    """A *transport* that is used directly, by *protocol*; what is not here is as that has it."""
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, protocol: BufferedProtocol) -> None:
         self._transport = transport
-        self.writeSequence: Callable[[list[bytes]], None] = Direct(transport).writeSequence
+        direct = Direct(transport, protocol)
+        self.writeSequence: Callable[[list[bytes]], None] = direct.writeSequence
+        self.hear: Callable[[], bool] = direct.hear
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

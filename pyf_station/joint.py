@@ -107,6 +107,14 @@ class Joint:
         if pipe is not None and pipe.ending:
             self._transport.loseConnection()
 
+    def get_buffer(self) -> memoryview | None:
+        """Return where to read to; None for what ``received`` is for."""
+        return self.multiplex.get_buffer() if self._ready and self._pipe is None else None
+
+    def buffer_updated(self, size: int) -> None:
+        """Take *size* bytes that have been read to the buffer."""
+        self.multiplex.buffer_updated(size)
+
     def lost(self, reason: str) -> None:
         """Note that the transport has closed, for a *reason*."""
         pipe = self._pipe

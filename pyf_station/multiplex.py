@@ -58,8 +58,8 @@ class Multiplex:
 
     The transport has Twisted's names: ``writeSequence``, ``loseConnection``, ``abortConnection``,
     ``pauseProducing``, ``resumeProducing``, ``registerProducer``, ``unregisterProducer``. Whoever
-    made it calls ``received()`` and ``lost()``. *greeted* is called once the server has introduced
-    itself.
+    made it calls ``received()`` and ``lost()``. Where it has a ``hear``, that is for the watch.
+    *greeted* is called once the server has introduced itself.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Multiplex:
             *(loop, loop.clock, self.machine, self),
             flush=self.flush,
             give_up=self._give_up,
+            hear=getattr(transport, "hear", bool),
         )
 
     @property
@@ -176,6 +177,17 @@ class Multiplex:
         if not self._leaving:
             self.machine.receive_data(data)
             self._turns.begin()
+
+    def get_buffer(self) -> memoryview | None:
+        """Return where the rest of a large frame is to be read to; None for ``received``."""
+        return None if self._leaving else self.machine.get_buffer()
+
+    def buffer_updated(self, size: int) -> None:
+        """Take *size* bytes that have been read to the buffer."""
+        if self.machine.buffer_updated(size):
+            self._turns.begin()
+        elif self._watch is not None:
+            self._watch.received()
 
     def _work(self, pace: Pace | None) -> bool:
         """Handle what has come; return whether that was all."""

@@ -38,7 +38,7 @@ from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.direct import DirectTransport
 from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
-from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
+from pyf.station.multiplex import Multiplex
 from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths
@@ -383,13 +383,19 @@ class _Protocol(TwistedProtocol):
         """Introduce this side."""
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        if hasattr(self.transport, "bufferSize"):
-            self.transport.bufferSize = UNWRITTEN_BYTES
-        self._joint.made(DirectTransport(self.transport))
+        self._joint.made(DirectTransport(self.transport, self))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         """Take what came."""
         self._joint.received(data)
+
+    def get_buffer(self) -> memoryview | None:
+        """Return where to read to; None for ``dataReceived``."""
+        return self._joint.get_buffer()
+
+    def buffer_updated(self, size: int) -> None:
+        """Take what has been read to the buffer."""
+        self._joint.buffer_updated(size)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         """End what is open."""

@@ -271,7 +271,7 @@ def test_what_is_written_once_the_connection_is_lost_is_dropped(pair):
     TLS may have something to say as it hears of that.
     """
     transport, _ = pair
-    direct = Direct(transport)
+    direct = Direct(transport, Reader())
     transport.connected = True
     transport.connectionLost(Failure(ConnectionDone()))
     direct.writeSequence([b"abc"])
@@ -283,17 +283,9 @@ def test_any_other_transport_is_used_as_it_is():
     assert transport.value() == b"abc"
 
 
-def test_without_a_protocol_reading_is_left_to_twisted(pair):
-    transport, peer = pair
-    Direct(transport)
-    peer.send(b"abc")
-    assert transport.doRead() is None
-    assert transport.protocol.given == [b"abc"]
-
-
 def test_all_else_is_as_the_transport_has_it():
     transport = StringTransport(peerAddress="there")
-    direct = DirectTransport(transport)
+    direct = DirectTransport(transport, Reader())
     direct.writeSequence([b"ab", b"c"])
     assert (transport.value(), direct.getPeer()) == (b"abc", "there")
     direct.loseConnection()

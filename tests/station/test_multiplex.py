@@ -25,6 +25,7 @@ from pyf.transport import (
 from pyf.transport.budget import BUDGETS
 from pyf.transport.events import Event, FlowAbandoned, FlowAborted, FlowEnded, PacketsReceived
 from pyf.transport.frames import RESULT, FrameType, encode_frame
+from pyf.transport.limits import LARGE
 from pyf.transport.states import FlowState
 
 
@@ -33,7 +34,8 @@ class Line:
     A multiplex, and the machine of a server, joined by the transport that this is.
     """
 
-    def __init__(self, reactor: Any, limits: Limits | None = None) -> None:
+    def __init__(self, reactor: Any, limits: Limits | None = None, **methods: Any) -> None:
+        vars(self).update(methods)
         self.reactor = reactor
         self.written: list[bytes] = []
         self.closed = self.aborted = False
@@ -105,8 +107,8 @@ class Line:
 def line(hand_reactor):
     lines: list[Line] = []
 
-    def make(limits: Limits | None = None) -> Line:
-        lines.append(Line(hand_reactor, limits))
+    def make(limits: Limits | None = None, **methods: Any) -> Line:
+        lines.append(Line(hand_reactor, limits, **methods))
         return lines[-1]
 
     yield make
@@ -387,6 +389,54 @@ def test_a_silent_server_is_asked_and_given_up(line, hand_reactor):
     hand_reactor.advance(0.1)
     assert isinstance(stream.error, ConnectionLost)
     assert (stream.error.option, stream.error.limit) == ("ping_interval", 30)
+
+
+def test_the_rest_of_a_large_frame_is_read_in_its_place_and_each_part_is_a_sign_of_life(
+    line, hand_reactor
+):
+    """
+    What is small, or comes once the connection is closing, has no place.
+    """
+    one = line(Limits(ping_interval=10, ping_misses=2, frame_timeout=1000))
+    stream = one.open()
+    assert one.multiplex.get_buffer() is None
+    packet = {"data": bytes(8 * LARGE)}
+    one.server.send_packets(1, deque([encode_packet(packet)]))
+    rest = memoryview(b"".join(one.server.data_to_send()))
+    one.multiplex.received(bytes(rest[: 2 * LARGE]))
+    rest = rest[2 * LARGE :]
+    while rest:
+        hand_reactor.advance(25)
+        place = one.multiplex.get_buffer()
+        size = min(LARGE, len(rest))
+        place[:size] = rest[:size]
+        one.multiplex.buffer_updated(size)
+        rest = rest[size:]
+    assert waiting(stream.take()) == [[packet]]
+    assert not one.closed
+    one.server.send_packets(1, deque([encode_packet(packet)]))
+    one.multiplex.received(b"".join(one.server.data_to_send())[: 2 * LARGE])
+    assert one.multiplex.get_buffer() is not None
+    one.multiplex.close()
+    assert one.multiplex.get_buffer() is None
+
+
+def test_a_transport_that_keeps_something_is_asked_for_it_before_the_server_is_given_up(
+    line, hand_reactor
+):
+    """
+    What the system keeps until there is more of it is a sign of life, too.
+    """
+    heard = []
+
+    def hear():
+        heard.append(hand_reactor.seconds())
+        return False
+
+    one = line(Limits(ping_interval=10, ping_misses=2), hear=hear)
+    one.open()
+    hand_reactor.advance(10)
+    assert heard
 
 
 def test_an_idle_connection_is_closed_before_the_server_would(line, hand_reactor):
