@@ -301,7 +301,7 @@ class _Transport:
         Where nothing waits, to the socket itself: before CPython 3.12, asyncio copies it first.
         """
         transport = self._transport
-        if transport.is_closing():  # From CPython 3.12 on it would raise a TypeError.
+        if transport.is_closing():
             return
         rest: Sequence[bytes | memoryview] = data
         if self._socket is not None and not transport.get_write_buffer_size():
@@ -311,7 +311,8 @@ class _Transport:
                 sent = 0
             rest = sockets.behind(data, sent)
         if rest:
-            transport.writelines(rest)
+            # Not its writelines(), which pauses nobody in CPython 3.12.1 and 3.13.0.
+            transport.write(b"".join(rest))
 
     def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: N802
         """Do nothing: the protocol is told."""
