@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any
 
 from pyf.station import sockets
 from pyf.station.address import at_path
@@ -15,13 +15,12 @@ from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.intercept import Interceptor
 from pyf.station.joint import Joint
-from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
+from pyf.station.multiplex import READ_BYTES, UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Packets, Source
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
 from pyf.station.wire import CLOSED, Attempt, send_at_once
 from pyf.transport import Limits, Packet
-from pyf.transport.limits import BATCH_BYTES
 
 __all__ = ["Call", "Conversation", "StationClient"]
 
@@ -210,10 +209,6 @@ class Conversation(CoConversation):
         self._leave()
 
 
-ROOM: Final = BATCH_BYTES
-"""Bytes that are read at once, but for the rest of a large frame."""
-
-
 class AsyncioLoop:
     """An asyncio event loop, in the names that all clients' code uses."""
 
@@ -250,7 +245,7 @@ class _Protocol(asyncio.BufferedProtocol):
     def __init__(self, joint: Joint, sock: socket.socket) -> None:
         self._joint = joint
         self._socket = sock
-        self._room = memoryview(bytearray(ROOM))
+        self._room = memoryview(bytearray(READ_BYTES))
         self._in_place = False
 
     def connection_made(self, transport: Any) -> None:
