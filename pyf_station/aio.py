@@ -15,7 +15,7 @@ from pyf.station.coclient import CoClient
 from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.intercept import Interceptor
 from pyf.station.joint import Joint
-from pyf.station.multiplex import READ_BYTES, UNWRITTEN_BYTES, Multiplex
+from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Packets, Source
 from pyf.station.tls import ClientTls, Paths
 from pyf.station.trunk import Trunk
@@ -245,7 +245,7 @@ class _Protocol(asyncio.BufferedProtocol):
     def __init__(self, joint: Joint, sock: socket.socket) -> None:
         self._joint = joint
         self._socket = sock
-        self._room = memoryview(bytearray(READ_BYTES))
+        self._room = memoryview(bytearray(sockets.READ_BYTES))
         self._in_place = False
 
     def connection_made(self, transport: Any) -> None:
@@ -280,7 +280,7 @@ def _reason(error: Exception) -> str:
 class _Transport:
     """A transport of asyncio, in Twisted's names."""
 
-    def __init__(self, transport: asyncio.Transport, sock: socket.socket | None = None) -> None:
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self._transport = transport
         # Other loops, such as uvloop's, may not have written yet what they say they have.
         selects = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
@@ -300,11 +300,7 @@ class _Transport:
             return
         rest: Sequence[bytes | memoryview] = data
         if self._socket is not None and not transport.get_write_buffer_size():
-            try:
-                sent = sockets.send(self._socket, data)
-            except OSError:  # If the connection is lost, the transport finds that out for itself.
-                sent = 0
-            rest = sockets.behind(data, sent)
+            rest = sockets.offer(self._socket, data)
         if rest:
             # Not its writelines(), which pauses nobody in CPython 3.12.1 and 3.13.0.
             transport.write(b"".join(rest))

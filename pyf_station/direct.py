@@ -60,12 +60,8 @@ class Direct:
         if not self._is_tcp or transport.dataBuffer or not transport.connected:
             transport.writeSequence(buffers)
             return
-        try:
-            sent = sockets.send(transport.socket, buffers)
-        except OSError:  # If the connection is lost, the transport finds that out for itself.
-            sent = 0
-        if sent != sum(map(len, buffers)):
-            transport.write(b"".join(sockets.behind(buffers, sent)))
+        if rest := sockets.offer(transport.socket, buffers):
+            transport.write(b"".join(rest))
             transport.doWrite()  # So that it has a buffer, which shows that something is left.
 
     def hear(self) -> bool:
@@ -101,7 +97,7 @@ class Direct:
         receive = socket.socket.recv if self._much else sockets.receive
         try:
             if buffer is None:
-                got = receive(transport.socket, transport.bufferSize)
+                got = receive(transport.socket, sockets.READ_BYTES)
             else:
                 got = transport.socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):

@@ -52,10 +52,6 @@ _USABLE: Final = (ConnectionState.AWAITING_HELLO, ConnectionState.READY)
 UNWRITTEN_BYTES: Final = 4 * BATCH_BYTES
 """Bytes that may wait in the transport before flows wait for it."""
 
-READ_BYTES: Final = 3 * BATCH_BYTES // 2
-"""Bytes to read at once: a whole frame of small packets, and no more than is soon had. For over
-128 KiB, glibc asks the system each time."""
-
 
 class Multiplex:
     """The flows of one connection, on a *transport* that has connected.

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import EINPROGRESS
-from typing import Any
+from typing import Any, Final
 
 from pyf.transport.compiled import compiled
+from pyf.transport.limits import BATCH_BYTES
 
 
 def connect(sock: socket.socket, address: Any, seconds: float) -> None:
@@ -72,6 +73,23 @@ send: Callable[[socket.socket, list[Any]], int] = getattr(_compiled, "send", _wr
 
 Raises OSError; BlockingIOError where it takes none.
 """
+
+
+READ_BYTES: Final = 3 * BATCH_BYTES // 2
+"""Bytes to read at once: a whole frame of small packets, and no more than is soon had. For over
+128 KiB, glibc asks the system each time."""
+
+
+def offer(sock: socket.socket, buffers: list[bytes]) -> Sequence[bytes | memoryview]:
+    """Write what the system takes at once of *buffers*; return the rest, uncopied.
+
+    Raises nothing: that a connection is lost is for whoever writes the rest to find out.
+    """
+    try:
+        sent = send(sock, buffers)
+    except OSError:
+        return buffers
+    return behind(buffers, sent)
 
 
 def behind(buffers: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:

@@ -38,7 +38,7 @@ from pyf.station.coflow import Call, CoConversation, answers
 from pyf.station.direct import DirectTransport
 from pyf.station.intercept import Interceptor, Map
 from pyf.station.joint import Joint
-from pyf.station.multiplex import READ_BYTES, Multiplex
+from pyf.station.multiplex import UNWRITTEN_BYTES, Multiplex
 from pyf.station.pump import Inline, IteratorPump, Packets, Pump, Source
 from pyf.station.stream import Stream
 from pyf.station.tls import ClientTls, Paths
@@ -384,7 +384,7 @@ class _Protocol(TwistedProtocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
         if hasattr(self.transport, "bufferSize"):
-            self.transport.bufferSize = READ_BYTES
+            self.transport.bufferSize = UNWRITTEN_BYTES
         self._joint.made(DirectTransport(self.transport, self))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name

@@ -855,8 +855,18 @@ def come(sock, size):
     return found
 
 
-@pytest.mark.parametrize("direct", [True, False], ids=["direct", "as by any loop"])
-def test_what_is_written_comes_in_its_order_whatever_the_system_takes_at_once(direct):
+@pytest.fixture(params=[True, False], ids=["asyncio's loop", "another loop"])
+def selects(request, monkeypatch):
+    """
+    Whether the loop passes for asyncio's own.
+    """
+    if not request.param:
+        monkeypatch.setattr(asyncio, "SelectorEventLoop", type("Other", (), {}))
+    return request.param
+
+
+@pytest.mark.usefixtures("selects")
+def test_what_is_written_comes_in_its_order_whatever_the_system_takes_at_once():
     """
     A transport that waits for the system is waited for, by what comes behind it, too. It says so,
     and when that is over.
@@ -878,7 +888,7 @@ def test_what_is_written_comes_in_its_order_whatever_the_system_takes_at_once(di
         with theirs:
             loop = asyncio.get_running_loop()
             transport, _ = await loop.create_connection(Told, sock=ours)
-            written = _Transport(transport, ours if direct else None)
+            written = _Transport(transport, ours)
             for block in blocks:
                 written.writeSequence(block)
             assert written.offset > 0
@@ -906,15 +916,12 @@ class Empty:
         self.write = self.given.append
 
 
-@pytest.mark.parametrize("selects", [True, False])
-def test_what_the_system_takes_at_once_is_not_given_to_asyncio(selects, monkeypatch):
+def test_what_the_system_takes_at_once_is_not_given_to_asyncio(selects):
     """
     It would copy it. Other loops are given all: they may hold back more than they say.
     """
 
     async def main():
-        if not selects:
-            monkeypatch.setattr(asyncio, "SelectorEventLoop", type("Other", (), {}))
         ours, theirs = socket.socketpair()
         with ours, theirs:
             transport: Any = Empty()
@@ -939,6 +946,6 @@ def test_what_is_written_to_a_lost_connection_goes_nowhere():
         )
         transport.abort()
         await asyncio.sleep(0)
-        _Transport(transport).writeSequence([b"late", b"words"])
+        _Transport(transport, ours).writeSequence([b"late", b"words"])
 
     asyncio.run(main())

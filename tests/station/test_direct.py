@@ -13,6 +13,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.python.failure import Failure
 
+from pyf.station import sockets
 from pyf.station.direct import LOW_WATER, SMALL, Direct, DirectTransport
 
 WAIT = 30.0
@@ -88,12 +89,12 @@ def test_nothing_is_missed_where_nothing_comes_behind_much(pair):
     assert transport.protocol.given[1:] == [b"abc"]
 
 
-def test_the_rest_of_what_has_begun_is_read_in_the_same_turn(pair):
+def test_the_rest_of_what_has_begun_is_read_in_the_same_turn(pair, monkeypatch):
     """
     Once the beginning has come, there is a buffer.
     """
     transport, peer = pair
-    transport.bufferSize = 2
+    monkeypatch.setattr(sockets, "READ_BYTES", 2)
     Direct(transport, transport.protocol)
     begin = transport.protocol.dataReceived
 

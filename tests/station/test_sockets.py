@@ -226,6 +226,21 @@ def test_a_socket_that_is_closed_is_not_written(pair, send):
         send(pair[0], [b"abc"])
 
 
+def test_what_is_offered_leaves_as_far_as_the_system_takes_it(pair):
+    """
+    Nothing is left where all of it has, and all of it where the connection is lost.
+    """
+    ours, theirs = pair
+    assert not sockets.offer(ours, [b"ab", b"c"])
+    assert theirs.recv(10) == b"abc"
+    blocks = [bytes([number]) * 100_000 for number in range(30)]
+    left = b"".join(sockets.offer(ours, blocks))
+    assert 0 < len(left) < 3_000_000
+    assert b"".join(blocks).endswith(left)
+    theirs.close()
+    assert sockets.offer(ours, [b"ab", b"c"]) == [b"ab", b"c"]
+
+
 @pytest.mark.parametrize("size", range(7))
 def test_what_is_behind_the_bytes_that_have_left_is_all_there_is_left(size):
     """
