@@ -51,7 +51,7 @@ class HandlerRunner:
 
     def make_inbox(self) -> SimpleQueue[Item] | AsyncInbox:
         """Return the inbox in which this kind of handler waits for its flow."""
-        return SimpleQueue[Item]() if self.kind is Kind.THREAD else AsyncInbox()
+        return SimpleQueue() if self.kind is Kind.THREAD else AsyncInbox()
 
     def run_in_thread(self, session: Session, inbox: SimpleQueue[Item]) -> None:
         """Run a THREAD handler to its end, in this thread. Its failure is the session's."""

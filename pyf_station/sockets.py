@@ -94,6 +94,8 @@ def offer(sock: socket.socket, buffers: list[bytes]) -> Sequence[bytes | memoryv
 
 def behind(buffers: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
     """Return what comes behind the first *size* bytes of *buffers*, uncopied."""
+    if size == sum(map(len, buffers)):
+        return []
     done = 0
     while done < len(buffers) and size >= len(buffers[done]):
         size -= len(buffers[done])

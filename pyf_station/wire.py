@@ -222,11 +222,7 @@ class Wire:
     def _drop_written(self) -> list[bytes | memoryview]:
         """Forget what the system has taken; return what it has not."""
         self.writes += 1
-        written = sum(self._written)
-        if written == sum(map(len, self.unsent)):
-            self.unsent, self._written = [], []
-            return self.unsent
-        self.unsent, self._written = sockets.behind(self.unsent, written), []
+        self.unsent, self._written = sockets.behind(self.unsent, sum(self._written)), []
         return self.unsent
 
     def read(self) -> bytes | None:

@@ -87,8 +87,12 @@ class Workers:
     def do(self, job: Job) -> None:
         """Have *job* done at once, in a thread. Raises RuntimeError where the system has none."""
         worker = self.take()
-        worker.do(job)
-        worker.release()
+        worker.do(partial(self._do_and_rest, worker, job))
+
+    def _do_and_rest(self, worker: Worker, job: Job) -> None:
+        job()
+        del job
+        self.rest(worker)
 
     def rest(self, worker: Worker) -> None:
         """Take back a worker that has nothing to do."""

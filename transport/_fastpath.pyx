@@ -9,7 +9,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from pyf.transport import budget, events, frames, limits, states
+from pyf.transport import budget, census, errors, events, frames, limits, payloads, states
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object where, object name, object value) except -1
@@ -17,13 +17,17 @@ cdef extern from "Python.h":
 cdef enum:
     HEAD = 9  # bytes before a payload
     BATCH = 13  # bytes of it before the packets
+    COUNTS = 16  # bytes of a RESULT's before its fields
     ARRAY32 = 0xDD
 
+cdef int OPEN = frames.FrameType.OPEN
 cdef int DATA = frames.FrameType.DATA
 cdef int MESSAGE = frames.FrameType.MESSAGE
 cdef int END = frames.FrameType.END
+cdef int RESULT = frames.FrameType.RESULT
 cdef Py_ssize_t SMALL = budget.SMALL
 cdef Py_ssize_t LARGE = limits.LARGE
+cdef Py_ssize_t QUICK = census.QUICK_BYTES
 cdef object READY = states.ConnectionState.READY
 cdef object STREAMING = states.FlowState.STREAMING
 cdef object ENDED = states.FlowState.ENDED
@@ -31,11 +35,16 @@ cdef object CLOSED = states.FlowState.CLOSED
 cdef dict MOVES = states.FLOW_MOVES
 cdef dict SENDERS = states.SENDERS
 cdef dict KNOWN = frames._KNOWN
+cdef object decode_open = payloads.decode_open
+cdef object decode_outcome = payloads.decode_outcome
+cdef object RemoteProtocolError = errors.RemoteProtocolError
 cdef object new_tuple = tuple.__new__
 cdef type Frame = frames.Frame
 cdef type Batch = frames.Batch
+cdef type FlowOpened = events.FlowOpened
 cdef type PacketsReceived = events.PacketsReceived
 cdef type FlowEnded = events.FlowEnded
+cdef type ResultReceived = events.ResultReceived
 
 
 def store(machine, data):
@@ -87,11 +96,17 @@ def receive(machine):
     cdef int64_t length = number32(at)
     if there < HEAD + length:
         return None
-    flow = machine._flows.get(number32(at + 5))
-    if flow is None or flow.state is not STREAMING:
-        return None
     cdef int taken = DATA if machine._batch_frame == MESSAGE else MESSAGE
-    if at[4] == taken:
+    flow = machine._flows.get(number32(at + 5))
+    if flow is None:
+        if at[4] != OPEN or taken != DATA:
+            return None
+        event = received_open(machine, number32(at + 5), at + HEAD, length)
+    elif at[4] == RESULT and taken == MESSAGE:
+        event = received_result(machine, flow, at + HEAD, length)
+    elif flow.state is not STREAMING:
+        return None
+    elif at[4] == taken:
         event = received_batch(machine, flow, at + HEAD, length)
     elif at[4] == END and taken == DATA:
         event = received_end(flow, at + HEAD, length)
@@ -99,6 +114,30 @@ def receive(machine):
         return None
     if event is not None:
         advance(parser, at[4], there, HEAD + length)
+    return event
+
+
+cdef object received_open(machine, number, const unsigned char* at, int64_t length):
+    least, most = machine._parser._limits[OPEN]
+    if not <int64_t>least <= length <= <int64_t>most or number <= machine._last_flow:
+        return None
+    if machine._leaving or len(machine._flows) >= machine.limits.max_flows:
+        return None
+    try:
+        header, timeout, waits, length_hint, resume, name = decode_open(
+            PyBytes_FromStringAndSize(<const char*>at, length), machine._bounds
+        )
+    except RemoteProtocolError:
+        return None
+    machine._add_flow(number).state = STREAMING
+    event = FlowOpened.__new__(FlowOpened)
+    PyObject_GenericSetAttr(event, "flow_id", number)
+    PyObject_GenericSetAttr(event, "header", header)
+    PyObject_GenericSetAttr(event, "timeout", timeout)
+    PyObject_GenericSetAttr(event, "waits", waits)
+    PyObject_GenericSetAttr(event, "length_hint", length_hint)
+    PyObject_GenericSetAttr(event, "resume", resume)
+    PyObject_GenericSetAttr(event, "name", name)
     return event
 
 
@@ -147,6 +186,28 @@ cdef object received_end(flow, const unsigned char* at, int64_t length):
     event = FlowEnded.__new__(FlowEnded)
     PyObject_GenericSetAttr(event, "flow_id", flow.id)
     PyObject_GenericSetAttr(event, "count", count)
+    return event
+
+
+cdef object received_result(machine, flow, const unsigned char* at, int64_t length):
+    if flow.state is not ENDED or flow.kept is not None or not COUNTS < length <= QUICK:
+        return None
+    consumed, sent = number64(at), flow.receive._peer.sent_packets
+    if number64(at + 8) != <uint64_t>sent or consumed > flow.send.sent_packets:
+        return None
+    fields = PyBytes_FromStringAndSize(<const char*>at + COUNTS, length - COUNTS)
+    try:
+        status, value, error = decode_outcome(fields, machine._packet_bounds)
+    except RemoteProtocolError:
+        return None
+    flow.state = CLOSED
+    del machine._flows[flow.id]
+    event = ResultReceived.__new__(ResultReceived)
+    PyObject_GenericSetAttr(event, "flow_id", flow.id)
+    PyObject_GenericSetAttr(event, "consumed", consumed)
+    PyObject_GenericSetAttr(event, "status", status)
+    PyObject_GenericSetAttr(event, "value", value)
+    PyObject_GenericSetAttr(event, "error", error)
     return event
 
 

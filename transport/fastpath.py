@@ -1,9 +1,10 @@
 """What is ordinary, which takes one step where that step is compiled.
 
-Ordinary is a frame that came whole, and within its limits; a batch, moreover, that came in its turn
-and under credit, on a connection and a flow in the midst of their lives, or an END there; and one
-small packet, or another small frame of a flow, that may leave at once. Whatever else there is, and
-in Python everything, is left to the machine, which alone knows what happens then.
+Ordinary is a frame that came whole, and within its limits. What takes a step from there to its
+event is, on a connection in the midst of its life, what the life of a flow is made of: the OPEN, a
+batch that came in its turn and under credit, the END, and a short RESULT behind that. Ordinary is
+also one small packet, or another small frame of a flow, that may leave at once. Whatever else there
+is, and in Python everything, is left to the machine, which alone knows what happens then.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyf.transport.compiled import compiled
 
 if TYPE_CHECKING:
-    from pyf.transport.events import FlowEnded, PacketsReceived
+    from pyf.transport.events import FlowEvent
     from pyf.transport.frames import Frame, FrameParser, FrameType
     from pyf.transport.pieces import Pending
     from pyf.transport.resume import FlowMachine
@@ -27,10 +28,10 @@ store: Callable[[Any, bytes], bool] = getattr(_compiled, "store", lambda *_: Fal
 next_frame: Callable[[FrameParser], Frame | None] = getattr(_compiled, "next_frame", lambda _: None)
 """Take a parser's next frame if it is whole, as it came, and within limits; return None if not."""
 
-receive: Callable[[Any], PacketsReceived | FlowEnded | Literal[False] | None] = getattr(
+receive: Callable[[Any], FlowEvent | Literal[False] | None] = getattr(
     _compiled, "receive", lambda _: None
 )
-"""Take a machine's next frame if it is an ordinary batch, or END; return the event, None if it is
+"""Take a machine's next frame if it is an ordinary one of a flow; return the event, None if it is
 not, False where nothing is left of what came.
 """
 

@@ -182,7 +182,7 @@ def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
     if not least <= frames.VERSION <= most:
         text = f"the peer speaks versions {least} to {most}, this side {frames.VERSION}"
         raise RemoteProtocolError(text, code="version")
-    fields = _decode_fields(payload, frames.HELLO.size, _HELLO, bounds)
+    fields = _decode_fields(payload[frames.HELLO.size :], _HELLO, bounds)
     if required := fields.pop("required"):
         names = ", ".join(name for name in required if isinstance(name, str))
         text = f"the peer requires features that this side lacks: {names[:MAX_TEXT]}"
@@ -241,7 +241,7 @@ def encode_open(
 
 def decode_open(payload: bytes, bounds: Bounds = BOUNDS) -> Open:
     """Return what an OPEN says; raises RemoteProtocolError."""
-    fields = _decode_fields(payload, 0, _OPEN, bounds)
+    fields = _decode_fields(payload, _OPEN, bounds)
     header, timeout, waits, length_hint, resume, name = fields.values()
     if timeout is not None and not 0 <= timeout < inf:
         raise RemoteProtocolError(f"a timeout of {timeout} seconds", code="malformed_value")
@@ -263,7 +263,7 @@ def encode_opened(ticket: Ticket) -> bytes:
 
 def decode_opened(payload: bytes) -> Ticket:
     """Return what an OPENED says; raises RemoteProtocolError."""
-    fields = _decode_fields(payload, 0, _OPENED)
+    fields = _decode_fields(payload, _OPENED)
     fields["start"] = fields["start"] or 0
     ticket = Ticket(**fields)
     _check_numbers(ticket.start)
@@ -281,7 +281,7 @@ def encode_resume(ticket: Ticket, received_back: int, first_available: int) -> b
 
 def decode_resume(payload: bytes) -> Resume:
     """Return what a RESUME says; raises RemoteProtocolError."""
-    request = Resume(**_decode_fields(payload, 0, _RESUME))
+    request = Resume(**_decode_fields(payload, _RESUME))
     _check_numbers(request.received_back, request.first_available)
     return request
 
@@ -293,7 +293,7 @@ def encode_resumed(next_sequence: int, received_back: int, token: bytes, generat
 
 def decode_resumed(payload: bytes) -> Resumed:
     """Return what a RESUMED says; raises RemoteProtocolError."""
-    answer = Resumed(**_decode_fields(payload, 0, _RESUMED))
+    answer = Resumed(**_decode_fields(payload, _RESUMED))
     _check_numbers(answer.next_sequence, answer.received_back, answer.generation)
     return answer
 
@@ -305,7 +305,7 @@ def encode_reject(code: str, message: str, final: bool) -> bytes:
 
 def decode_reject(payload: bytes) -> Reject:
     """Return what a REJECT says; raises RemoteProtocolError."""
-    fields = _decode_fields(payload, 0, _REJECT)
+    fields = _decode_fields(payload, _REJECT)
     return Reject(fields["code"], fields["message"] or "", fields["final"])
 
 
@@ -317,7 +317,7 @@ def encode_abort(count: int, error_class: str) -> bytes:
 def decode_abort(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str]:
     """Return the count and the error class of an ABORT; raises RemoteProtocolError."""
     (count,) = frames.END.unpack_from(payload)
-    return count, _decode_fields(payload, frames.END.size, _ABORT, bounds)["error_class"]
+    return count, _decode_fields(payload[frames.END.size :], _ABORT, bounds)["error_class"]
 
 
 def encode_outcome(status: str, facts: dict[str, Any]) -> bytes:
@@ -333,12 +333,20 @@ def encode_result(consumed: int, messages: int, outcome: bytes) -> bytes:
 def decode_result(payload: bytes, bounds: Bounds = BOUNDS) -> Result:
     """Return what a RESULT says; raises RemoteProtocolError."""
     consumed, messages = frames.RESULT.unpack_from(payload)
-    fields = _decode_fields(payload, frames.RESULT.size, _RESULT, bounds)
+    outcome = decode_outcome(memoryview(payload)[frames.RESULT.size :], bounds)
+    return Result(consumed, messages, *outcome)
+
+
+def decode_outcome(
+    data: bytes | memoryview, bounds: Bounds = BOUNDS
+) -> tuple[str, Any, dict[str, Any]]:
+    """Return status, value and error facts of a RESULT; raises RemoteProtocolError."""
+    fields = _decode_fields(data, _RESULT, bounds)
     status, value = fields.pop("status"), fields.pop("value")
     if status not in STATUSES:
         text = f"a result may not be {status[:80]!r}"
         raise RemoteProtocolError(text, code="malformed_value")
-    return Result(consumed, messages, status, value, fields)
+    return status, value, fields
 
 
 def encode_go_away(last_flow: int, code: str, message: str) -> bytes:
@@ -350,7 +358,7 @@ def encode_go_away(last_flow: int, code: str, message: str) -> bytes:
 def decode_go_away(payload: bytes, bounds: Bounds = BOUNDS) -> tuple[int, str, str]:
     """Return last flow, code and message of a GOAWAY; raises RemoteProtocolError."""
     (last_flow,) = frames.GOAWAY.unpack_from(payload)
-    fields = _decode_fields(payload, frames.GOAWAY.size, _GO_AWAY, bounds)
+    fields = _decode_fields(payload[frames.GOAWAY.size :], _GO_AWAY, bounds)
     return last_flow, fields["code"], fields["message"]
 
 
@@ -366,10 +374,9 @@ def _text(text: str) -> str:
 
 
 def _decode_fields(
-    payload: bytes, start: int, schema: Schema, bounds: Bounds = BOUNDS
+    data: bytes | memoryview, schema: Schema, bounds: Bounds = BOUNDS
 ) -> dict[str, Any]:
-    """Return the fields of *schema*, and in its order, from the map that begins at *start*."""
-    data = memoryview(payload)[start:]
+    """Return the fields of *schema*, and in its order, from the map in *data*."""
     found = speed.decode_fields(data, schema, bounds)
     if found is None:
         fields = speed.decode(data, bounds)

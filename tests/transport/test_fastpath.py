@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -10,11 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyf.transport import Connection, Limits, Role, StationError, encode_packet, fastpath
+from pyf.transport import (
+    Connection,
+    Limits,
+    Packet,
+    Role,
+    StationError,
+    encode_packet,
+    fastpath,
+)
 from pyf.transport.budget import SMALL
+from pyf.transport.census import QUICK_BYTES
 from pyf.transport.codec import decode
 from pyf.transport.compiled import compiled
-from pyf.transport.events import FlowEnded, PacketsReceived
+from pyf.transport.events import FlowEnded, FlowOpened, PacketsReceived, ResultReceived
 from pyf.transport.frames import (
     BATCH,
     CREDIT,
@@ -27,13 +38,14 @@ from pyf.transport.frames import (
     encode_frame,
 )
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
-from pyf.transport.payloads import encode_hello
+from pyf.transport.payloads import encode_hello, encode_open, encode_outcome, encode_result
 from pyf.transport.pieces import encode_pieces
 from pyf.transport.resume import Ticket
 from pyf.transport.states import FlowState
 
 LEAST = Limits(window_packets=INITIAL_PACKETS, window_bytes=INITIAL_BYTES)
 FIELD = encode_packet({"a": 1})
+SUCCESS = encode_outcome("success", {"value": {"v": 1}})
 ORDINARY = pytest.mark.skipif(
     compiled("pyf.transport._fastpath") is None, reason="nothing is compiled here"
 )
@@ -108,12 +120,24 @@ def known(machine: Connection) -> Any:
         for each in machine._flows.values()
     ]
     pending = parser._needed, parser.pending, b"".join(bytes(part) for part in parser._chunks)
-    return machine.state, flows, pending, parser.frames, budget._left
+    said = machine.state, machine._last_flow, machine._trusted
+    return said, flows, pending, parser.frames, budget._left
 
 
 def batch(count: int = 1, *, first: int = 0, flow: int = 1, body: bytes = FIELD) -> bytes:
     kind = FrameType.DATA
     return b"".join(encode_batch(kind, flow, first, count, *[body] * (count or 1)))
+
+
+def opening(flow: int, payload: bytes) -> bytes:
+    return b"".join(encode_frame(FrameType.OPEN, flow, payload))
+
+
+def result(
+    outcome: bytes = SUCCESS, *, consumed: int = 0, messages: int = 0, flow: int = 1
+) -> bytes:
+    payload = encode_result(consumed, messages, outcome)
+    return b"".join(encode_frame(FrameType.RESULT, flow, payload))
 
 
 FRAMES = st.one_of(
@@ -139,13 +163,29 @@ FRAMES = st.one_of(
             HEADER.pack(1 << 31, FrameType.DATA, 1) + bytes(99),
         ]
     ),
+    st.builds(
+        opening,
+        st.sampled_from([2, 2, 3, 1, 0, 2**32 - 1]),
+        st.sampled_from(
+            [
+                encode_open({"h": 1}, None, True),
+                encode_open(None, 1.5, False, 3, INITIAL_BYTES, "name"),
+                encode_open({"h": bytes(LARGE)}, None, True),
+                encode_open({"h": bytes(INITIAL_BYTES)}, None, True),
+                encode_packet({"header": {}, "timeout": -1.0, "waits": True}),
+                encode_packet({"header": "text"}),
+                b"\xc1",
+                b"",
+            ]
+        ),
+    ),
 )
 
 
 @given(
     st.lists(FRAMES, max_size=8),
     st.booleans(),
-    st.sampled_from(["strangers", "resume", ""]),
+    st.sampled_from(["strangers", "resume", "full", "leaving", ""]),
     st.lists(st.integers(1, 300), max_size=12),
 )
 def test_what_comes_is_told_and_counted_alike(frames, ordered, kind, cuts):
@@ -164,11 +204,72 @@ def test_what_comes_is_told_and_counted_alike(frames, ordered, kind, cuts):
     pieces.append(data)
 
     def taken() -> Any:
-        _, server, flow = pair(strangers=kind == "strangers")
+        limits = replace(LEAST, max_flows=1 if kind == "full" else 100)
+        _, server, flow = pair(limits, strangers=kind == "strangers")
+        if kind == "leaving":
+            server.go_away("draining", "")
         if kind == "resume":
             server.open_session(flow, TICKET, INITIAL_BYTES)
         told = receive(server, *pieces)
         return told, b"".join(server.data_to_send()), known(server)
+
+    quickly = taken()
+    with step_by_step():
+        assert taken() == quickly
+
+
+ANSWERS = st.one_of(
+    st.builds(
+        result,
+        st.sampled_from(
+            [
+                *(SUCCESS, SUCCESS, SUCCESS),
+                encode_outcome("error", {"code": "handler_error", "message": "why"}),
+                encode_outcome("no such status", {}),
+                encode_outcome("success", {"value": bytes(QUICK_BYTES)}),
+                encode_packet({"status": 1}),
+                encode_packet({}),
+                b"\xc1",
+                b"",
+            ]
+        ),
+        consumed=st.sampled_from([0, 0, 0, 1, 2, 2**64 - 1]),
+        messages=st.sampled_from([0, 0, 0, 1, 2**64 - 1]),
+        flow=st.sampled_from([1, 1, 1, 2]),
+    ),
+    st.sampled_from(
+        [
+            b"".join(encode_batch(FrameType.MESSAGE, 1, 0, 1, FIELD)),
+            b"".join(encode_frame(FrameType.STOP, 1)),
+            opening(1, encode_open({"h": 1}, None, True)),
+        ]
+    ),
+)
+
+
+@given(
+    st.lists(ANSWERS, max_size=4),
+    st.booleans(),
+    st.sampled_from([None, "end", "abort", "cancel"]),
+    st.booleans(),
+    st.lists(st.integers(1, 100), max_size=4),
+)
+def test_what_comes_back_is_told_and_counted_alike(frames, sends, word, resume, cuts):
+    """
+    Whatever the server answers, to a flow that has said what it may.
+    """
+    data = b"".join(frames)
+    bounds = [0, *sorted(cuts), len(data)]
+
+    def taken() -> Any:
+        client, _, flow = pair(resume=resume)
+        if sends:
+            send(client, flow, deque([FIELD]))
+        if word is not None:
+            SAYINGS[word](client, flow)
+        client.data_to_send()
+        told = receive(client, *(data[a:b] for a, b in pairwise(bounds)))
+        return told, b"".join(client.data_to_send()), known(client)
 
     quickly = taken()
     with step_by_step():
@@ -285,6 +386,42 @@ def test_the_end_behind_an_ordinary_batch_is_taken_in_one_step():
     fastpath.receive(server)
     assert fastpath.receive(server) == FlowEnded(flow_id=flow, count=1)
     assert server.flow_state(flow) is FlowState.ENDED
+
+
+@ORDINARY
+def test_a_flow_is_opened_in_one_step():
+    _, server, flow = pair()
+    server.receive_data(opening(flow + 1, encode_open({"h": 1}, None, True)))
+    opened = fastpath.receive(server)
+    assert opened == FlowOpened(flow_id=flow + 1, header=Packet({"h": 1}), timeout=None, waits=True)
+    assert server.flow_state(flow + 1) is FlowState.STREAMING
+
+
+@ORDINARY
+def test_the_result_of_a_whole_flow_is_taken_in_one_step():
+    client, _, flow = pair()
+    client.end(flow)
+    client.receive_data(result())
+    found = fastpath.receive(client)
+    assert isinstance(found, ResultReceived)
+    assert (found.flow_id, found.consumed, found.status, found.value) == (
+        *(flow, 0, "success"),
+        {"v": 1},
+    )
+    assert not any(found.error.values())
+    assert client.flow_state(flow) is FlowState.CLOSED
+
+
+@ORDINARY
+@pytest.mark.parametrize(
+    "outcome", [b"\xc1", encode_outcome("success", {"value": bytes(QUICK_BYTES)})]
+)
+def test_a_result_that_is_none_or_is_large_is_left_to_the_machine(outcome):
+    client, _, flow = pair()
+    client.end(flow)
+    client.receive_data(result(outcome))
+    assert fastpath.receive(client) is None
+    assert client.flow_state(flow) is FlowState.ENDED
 
 
 @ORDINARY
