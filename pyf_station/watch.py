@@ -103,7 +103,8 @@ class Watch:
         get_handle = getattr(innermost(self._transport), "getHandle", None)
         if get_handle is not None:
             set_user_timeout(get_handle(), seconds)
-        self._arm()
+        if self._patience.due < self._rings:
+            self._arm()
 
     def received(self) -> None:
         """Note that bytes came, and have been handled; flows may have been opened or closed."""
@@ -139,7 +140,8 @@ class Watch:
 
     def _arm(self) -> None:
         """Set the timer to the earliest moment at which something could be late."""
-        self._set(max(self._patience.due - self._clock(), SHORTEST))
+        self._rings = self._patience.due
+        self._set(max(self._rings - self._clock(), SHORTEST))
 
     def _set(self, seconds: float, *, sure: bool = False) -> None:
         self.forget()

@@ -7,10 +7,11 @@ frame's first nine bytes have come.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple, cast
 
@@ -226,6 +227,18 @@ def decode_batch(payload: bytes, bounds: Bounds = codec.BOUNDS) -> Batch:
     return Batch(first, count, payload, bounds)
 
 
+@lru_cache(maxsize=16)  # Every connection of a server has the same.
+def _lengths(max_packet: int, max_header: int) -> Mapping[FrameType, tuple[int, int]]:
+    """Return the shortest and the longest payload of each frame."""
+    return {
+        **_LENGTHS,
+        FrameType.OPEN: (1, max_header + HEADER_ROOM),
+        FrameType.DATA: (BATCH.size + 1, max_packet + BATCH.size),
+        FrameType.MESSAGE: (BATCH.size + 1, max_packet + BATCH.size),
+        FrameType.RESULT: (RESULT.size + 1, max_packet + RESULT.size),
+    }
+
+
 class FrameParser:
     """Takes bytes in pieces of any size, gives frames.
 
@@ -246,13 +259,7 @@ class FrameParser:
         self._spare_age = 0
         self.frames: int = 0
         """How many frames it has given."""
-        self._limits = {
-            **_LENGTHS,
-            FrameType.OPEN: (1, max_header + HEADER_ROOM),
-            FrameType.DATA: (BATCH.size + 1, max_packet + BATCH.size),
-            FrameType.MESSAGE: (BATCH.size + 1, max_packet + BATCH.size),
-            FrameType.RESULT: (RESULT.size + 1, max_packet + RESULT.size),
-        }
+        self._limits = _lengths(max_packet, max_header)
         self.known: Container[int] | None = None
         """The flows whose DATA may have any length; None where all may. Others keep to
         INITIAL_BYTES of packets."""

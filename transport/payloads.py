@@ -6,6 +6,7 @@ Fields that a decoder doesn't know are ignored; those that are absent count as N
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -173,6 +174,7 @@ def encode_hello(limits: Limits, first_packet: int | None = None) -> bytes:
     return head + speed.encode_packet(fields)
 
 
+@lru_cache(maxsize=16)  # Peers of one kind all say the same.
 def decode_hello(payload: bytes, bounds: Bounds = BOUNDS) -> Hello:
     """Return what a HELLO says; raises RemoteProtocolError if we cannot talk with its sender."""
     magic, least, most = frames.HELLO.unpack_from(payload)
