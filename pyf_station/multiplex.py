@@ -120,7 +120,7 @@ class Multiplex:
         else:
             stream.move(self, flow_id)
         self._streams[flow_id] = stream
-        self._settle()
+        self._changed()
         return stream
 
     def resume(self, stream: Resumable) -> None:
@@ -128,7 +128,7 @@ class Multiplex:
         self._check_usable()
         flow, ticket = stream.left_off
         self._resuming[self.machine.resume_flow(flow, ticket)] = stream
-        self._settle()
+        self._changed()
         self.flush()
 
     def _check_usable(self) -> None:
@@ -160,7 +160,8 @@ class Multiplex:
     def forget(self, flow_id: int) -> None:
         """Drop what still comes for a flow."""
         if self._streams.pop(flow_id, None) is not None:
-            self._settle()
+            self._changed()
+            self._note_idle()
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Tell the server of its breach, and close."""
@@ -282,10 +283,9 @@ class Multiplex:
         finally:
             alarm.cancel()
 
-    def _settle(self) -> None:
+    def _changed(self) -> None:
         if self._watch is not None:
             self._watch.changed()
-        self._note_idle()
 
     def _note_idle(self) -> None:
         if self.machine.idle:
