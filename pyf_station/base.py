@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from numbers import Real
 from sys import float_info
 
 from pyf.station.address import path_of
-from pyf.transport import Limits, Packet
+from pyf.station.listeners import Listener, Listeners
+from pyf.transport import Limits
 from pyf.transport.limits import limits_of
 
 DEFAULT_PORT = 6789
-
-Listener = Callable[[Packet], object]
-
-_EVENTS = {"appinfo": "appinfo", "success": "success", "failure": "failure"}
-LISTENER_EVENTS = frozenset({"message_received", "other", *_EVENTS.values()})
-"""What a listener can be added for."""
 
 
 class BaseClient:
@@ -38,9 +31,7 @@ class BaseClient:
         self.port: int = port if path is None else 0
         self.waits_for_success: bool = waits_for_success
         self.limits: Limits = limits_of(limits)
-        self._listeners: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
-        self._heard: bool = False
-        self._lock = threading.Lock()
+        self._notify = Listeners()
 
     def add_listener(self, event: str, listener: Listener) -> None:
         """Have *listener* called with packets that come back to any call of this client.
@@ -53,37 +44,15 @@ class BaseClient:
         Raises ValueError for another event, TypeError for what cannot be called. Callable from any
         thread.
         """
-        if not callable(listener):
-            raise TypeError(f"a listener is called with a packet; {listener!r} cannot be called")
-        with self._lock:
-            self._listeners_of(event).append(listener)
-            self._heard = True
+        self._notify.add(event, listener)
         self._listens()
 
     def remove_listener(self, event: str, listener: Listener) -> None:
         """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
-        with self._lock:
-            self._listeners_of(event).remove(listener)
-            self._heard = any(self._listeners.values())
+        self._notify.remove(event, listener)
 
     def _listens(self) -> None:
         """Do what is to be done where somebody begins to listen."""
-
-    def _listeners_of(self, event: str) -> list[Listener]:
-        try:
-            return self._listeners[event]
-        except KeyError:
-            events = ", ".join(sorted(LISTENER_EVENTS))
-            raise ValueError(f"no event {event!r}; there are {events}") from None
-
-    def _notify(self, packet: Packet, *, final: bool = False) -> None:
-        if not self._heard:
-            return
-        if not final:
-            for listener in tuple(self._listeners["message_received"]):
-                listener(packet)
-        for listener in tuple(self._listeners[_EVENTS.get(str(packet.get("type")), "other")]):
-            listener(packet)
 
 
 def check_call(header: object, timeout: float | None) -> None:

@@ -74,6 +74,7 @@ class StationClient(BaseClient):
         self._tls = client_context(host, tls, certificate)
         self._interceptors = checked(interceptors)
         # Under the lock: calls begin in any thread.
+        self._lock = threading.Lock()
         self._under_way: WeakSet[Progress] = WeakSet()
 
     def _listens(self) -> None:
@@ -342,7 +343,7 @@ class StationClient(BaseClient):
         while maps := link.take_maps():
             while maps:
                 packets = progress.read(maps)
-                if self._heard:
+                if self._notify.heard:
                     for packet in packets:
                         self._notify(packet)
                         yield (packet,)

@@ -14,7 +14,7 @@ from pyf.station.corun import FlowRun, Run, Value
 from pyf.station.counts import Counted, Progress
 from pyf.station.intercept import Interceptor
 from pyf.station.intercepted import Around
-from pyf.station.outcome import Notify
+from pyf.station.listeners import Listeners
 from pyf.station.stream import Stream
 from pyf.station.trunk import Trunk
 from pyf.transport import (
@@ -23,6 +23,7 @@ from pyf.transport import (
     Packet,
     encode_packet,
 )
+from pyf.transport.speed import unroll
 
 
 class Call(Counted, AsyncIterator[Value]):
@@ -78,7 +79,7 @@ class CoConversation(Counted):
     def __init__(
         self,
         trunk: Trunk,
-        notify: Notify,
+        notify: Listeners,
         header: dict[str, Any] | None,
         timeout: float | None,
         *,
@@ -141,7 +142,7 @@ class CoConversation(Counted):
             if self._finished:
                 return None
             stream = self._check_open("receive")
-            self._received.extend(await stream.take())
+            self._received.extend(unroll(await stream.take_maps())[1])
             if self._received:
                 break
             if stream.result is not None:
@@ -224,8 +225,8 @@ class CoConversation(Counted):
 
     async def _collect(self, stream: Stream) -> None:
         """Take every message that has come."""
-        while packets := await stream.take():
-            self._received.extend(packets)
+        while maps := await stream.take_maps():
+            self._received.extend(unroll(maps)[1])
 
     async def _finish(self, stream: Stream) -> None:
         """Take the result: keep the value of a success, raise the error of anything else."""

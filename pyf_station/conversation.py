@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from pyf.station.link import Link
-from pyf.station.outcome import Notify, outcome
+from pyf.station.listeners import Listeners
+from pyf.station.outcome import outcome
 from pyf.transport import DeadlineExceeded, LocalProtocolError, Packet, encode_packet
 
 
@@ -20,7 +21,7 @@ class Conversation:
     handler that the client failed.
     """
 
-    def __init__(self, link: Link, notify: Notify) -> None:
+    def __init__(self, link: Link, notify: Listeners) -> None:
         self._closed = False
         self._link = link
         self._notify = notify

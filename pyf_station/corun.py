@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol
 from pyf.station.counts import Progress
 from pyf.station.intercept import Interception, Interceptor, entered
 from pyf.station.intercepted import note_success, passed
+from pyf.station.listeners import Listeners
 from pyf.station.loop import Loop
-from pyf.station.outcome import Notify, outcome
+from pyf.station.outcome import outcome
 from pyf.station.pump import Pump
 from pyf.station.resuming import LOST, Persistence
 from pyf.station.revival import ResumingStream
@@ -38,7 +39,7 @@ class FlowRun:
     def __init__(
         self,
         trunk: Trunk,
-        notify: Notify,
+        notify: Listeners,
         header: dict[str, Any] | None,
         timeout: float | None,
         *,
@@ -130,7 +131,7 @@ class CallRun(FlowRun):
     def __init__(
         self,
         trunk: Trunk,
-        notify: Notify,
+        notify: Listeners,
         make_pump: Callable[[Stream], Pump],
         header: dict[str, Any] | None,
         timeout: float | None,
@@ -141,13 +142,16 @@ class CallRun(FlowRun):
 
     async def steps(self) -> AsyncGenerator[Value, None]:
         """Yield what comes of the call. It must hold no reference to its Call."""
+        notify = self._notify
         try:
             while (step := await self._advance()) is not None:
-                departed, packets = step
+                departed, maps = step
                 for _ in repeat(None, departed):
                     yield True
-                for packet in packets:
-                    self.notify(packet)
+                # Looked at for each: whoever begins to listen hears of the next.
+                for packet in self.progress.read(maps):
+                    if notify.heard:
+                        notify(packet)
                     yield packet
             if (final := self._final()) is not None:
                 yield final
@@ -167,8 +171,8 @@ class CallRun(FlowRun):
         """Do the whole call; return the packet of its success, if that was waited for."""
         try:
             while (step := await self._advance(tells=False)) is not None:
-                for packet in step[1]:
-                    self.notify(packet)
+                for packet in self.progress.read(step[1]):
+                    self._notify(packet)
             return self._final()
         except BaseException as error:
             self.fail(error)
@@ -198,7 +202,7 @@ class CallRun(FlowRun):
         """Return how many packets have left since this was asked last."""
         return 0 if self.stream is None else self.progress.departed()
 
-    async def _advance(self, *, tells: bool = True) -> tuple[int, list[Packet]] | None:
+    async def _advance(self, *, tells: bool = True) -> tuple[int, list[dict[str, Any]]] | None:
         """Return how many packets have left, and the messages that have come; None at the end.
 
         Unless somebody is told of what has left, nothing is returned for that alone.
@@ -214,7 +218,7 @@ class CallRun(FlowRun):
             departed = self._departures() if tells else 0
             stream.told = stream.sent
             if stream.has_messages:
-                return departed, await stream.take()
+                return departed, await stream.take_maps()
             if departed:
                 return departed, []
             if stream.result is not None:

@@ -22,7 +22,7 @@ from pyf.station.conversation import Conversation
 from pyf.station.counts import Progress
 from pyf.station.intercept import PULLED, PUSHED, Interception, Interceptor, Lift, entered
 from pyf.station.link import Link
-from pyf.station.outcome import Notify
+from pyf.station.listeners import Listeners
 from pyf.transport import FlowCancelled, Packet, ServerError
 
 Through = Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -163,7 +163,7 @@ class InterceptedConversation(Conversation):
         peer: tuple[str, int],
         header: dict[str, Any] | None,
         connect: Callable[[Any], Link],
-        notify: Notify,
+        notify: Listeners,
     ) -> None:
         # Until there is a link, there is nothing to cancel.
         self._closed, self._done = True, False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
+from pyf.station.listeners import Listeners
 from pyf.transport import (
     AuthenticationFailed,
     ConnectionLost,
@@ -20,14 +21,7 @@ from pyf.transport import (
 from pyf.transport.events import GoAwayReceived, ResultReceived
 
 
-class Notify(Protocol):
-    """What tells listeners of the packets that come back."""
-
-    def __call__(self, packet: Packet, /, *, final: bool = False) -> None:
-        """Tell of *packet*, which is *final* where it stands for the result."""
-
-
-def outcome(result: ResultReceived, sent: int, timeout: float | None, notify: Notify) -> Packet:
+def outcome(result: ResultReceived, sent: int, timeout: float | None, notify: Listeners) -> Packet:
     """Return the packet of a success, raise the error of anything else; listeners hear of both.
 
     *sent* packets had left; the call had been given *timeout* seconds.

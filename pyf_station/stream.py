@@ -13,12 +13,11 @@ from pyf.station.outcome import lost
 from pyf.station.pace import Decoder, in_thread, never, next_turn
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
-from pyf.transport import Connection, Packet, RemoteProtocolError, StationError
+from pyf.transport import Connection, RemoteProtocolError, StationError
 from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.frames import Batch
 from pyf.transport.pieces import Encoded
 from pyf.transport.resume import FlowMachine, Ticket
-from pyf.transport.speed import unroll
 from pyf.transport.states import FlowState
 
 _SENDING: Final = (FlowState.STREAMING, FlowState.STOPPED)
@@ -147,8 +146,8 @@ class Stream:
         """Have the server say that it has all that was sent so far."""
         self._carrier.ping_for(self)
 
-    async def take(self) -> list[Packet]:
-        """Return the packets of one batch that has come, none if none has.
+    async def take_maps(self) -> list[dict[str, Any]]:
+        """Return what one batch that has come holds, to be unrolled; nothing if none has.
 
         Raises RemoteProtocolError if they are not what was announced.
         """
@@ -163,7 +162,6 @@ class Stream:
             maps = None if decoder.pace.is_over() else batch.decode_quickly()
             if maps is None:
                 maps = await decoder.run(batch.decode_quickly, batch.decode_maps)
-            packets = list(unroll(maps)[1])
         except RemoteProtocolError as error:
             self._carrier.fail(error)
             raise
@@ -174,7 +172,7 @@ class Stream:
             self._taking = False
             self.touch()
         self._carrier.consume(self._flow_id, batch)
-        return packets
+        return maps
 
     def _decoding(self) -> Decoder:
         """Return what decodes; most calls need none."""

@@ -103,6 +103,7 @@ ROOMS = (
             "pyf.station.pace",
             "pyf.station.loop",
             "pyf.station.base",
+            "pyf.station.listeners",
             "pyf.station.address",
             "pyf.station.revival",
             "pyf.station.resuming",

@@ -31,7 +31,7 @@ import pytest
 import pyf.station
 import pyf.transport
 from pyf.station import ConnectionLost, Limits, StationError
-from pyf.station.base import LISTENER_EVENTS
+from pyf.station.listeners import LISTENER_EVENTS
 from pyf.station.observe import NAMES
 from pyf.station.server import (
     MAX_CLIENTS,

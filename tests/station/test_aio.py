@@ -697,6 +697,32 @@ def test_listeners_hear_of_calls_and_conversations(serve):
     run(use())
 
 
+def test_a_call_counts_what_it_gives_and_who_begins_to_listen_hears_of_the_next(serve):
+    """
+    Also where many messages came in one batch.
+    """
+
+    def handler(flow, client):
+        for packet in flow:
+            for n in range(packet.n):
+                client.message({"n": n})
+
+    async def use():
+        async with StationClient("127.0.0.1", serve(handler), True) as client:
+            heard: list[Any] = []
+            counts = []
+            call = client.call([{"n": 20}])
+            async for value in call:
+                if value is not True:
+                    counts.append(call.received)
+                if value == {"n": 6}:
+                    client.add_listener("message_received", heard.append)
+            assert counts == list(range(1, 22))
+            assert heard == [{"n": n} for n in range(7, 20)]
+
+    run(use())
+
+
 def test_errors_of_connecting_are_typed():
     """
     Refused, unknown, and out of time: the errors of the blocking client.

@@ -573,41 +573,6 @@ def test_a_removed_listener_hears_nothing(connect):
     assert heard == []
 
 
-@pytest.mark.parametrize("listener", [None, 5, "print"])
-def test_a_listener_that_cannot_be_called_is_refused(listener):
-    """
-    TypeError where it is added, and not where a packet comes.
-    """
-    client = StationClient("127.0.0.1")
-    with pytest.raises(TypeError, match="cannot be called"):
-        client.add_listener("success", listener)
-
-
-def test_a_listener_that_is_added_while_another_is_removed_is_heard():
-    """
-    Whether anybody listens at all is looked up and noted as one.
-    """
-    client = StationClient("127.0.0.1")
-    looking, added = threading.Event(), threading.Event()
-
-    class Slow(dict[str, list[Any]]):
-        def values(self) -> Any:
-            found = [list(each) for each in super().values()]
-            looking.set()
-            added.wait(0.05)  # It cannot be added before this has ended.
-            return found
-
-    client._listeners = Slow(client._listeners)
-    client.add_listener("other", print)
-    remove = threading.Thread(target=client.remove_listener, args=("other", print))
-    remove.start()
-    assert looking.wait(WAIT)
-    client.add_listener("success", print)
-    added.set()
-    remove.join()
-    assert client._heard
-
-
 @pytest.mark.parametrize("seconds", [1e7, 1e18, 1e300])
 def test_limits_that_are_never_reached_are_no_harm(serve, seconds):
     """
@@ -629,18 +594,6 @@ def test_limits_of_another_type_are_refused(limits):
     """
     with pytest.raises(TypeError, match="takes Limits"):
         StationClient("127.0.0.1", limits=limits)
-
-
-def test_listeners_of_unknown_events_are_refused():
-    """
-    ValueError names the events there are; removing what was not added is a ValueError too.
-    """
-    client = StationClient("127.0.0.1")
-    events = "appinfo, failure, message_received, other, success"
-    with pytest.raises(ValueError, match=f"no event 'sucess'; there are {events}"):
-        client.add_listener("sucess", print)
-    with pytest.raises(ValueError, match="not in list"):
-        client.remove_listener("success", print)
 
 
 def test_a_listener_that_raises_stops_the_call_and_the_handler_is_told(connect, recorder):

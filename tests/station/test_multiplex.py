@@ -138,8 +138,8 @@ def test_flows_share_the_connection(line):
     one.send(second, {"n": 2}, {"n": 3})
     assert [event.batch.packets for event in one.turn()] == [1, 2]
     one.say(2, {"m": 2})
-    assert waiting(first.take()) == [[]]
-    assert waiting(second.take()) == [[{"m": 2}]]
+    assert waiting(first.take_maps()) == [[]]
+    assert waiting(second.take_maps()) == [[{"m": 2}]]
     one.server.finish(1, 1, "success", value="one")
     one.to_client()
     assert first.result is not None
@@ -354,7 +354,7 @@ def test_a_batch_that_cannot_be_decoded_ends_the_connection(line):
     stream = one.open()
     one.server.send_packets(1, deque([b"\xc1"]))
     one.to_client()
-    (failure,) = waiting(stream.take())
+    (failure,) = waiting(stream.take_maps())
     assert failure.check(RemoteProtocolError)
     assert one.closed
 
@@ -412,7 +412,7 @@ def test_the_rest_of_a_large_frame_is_read_in_its_place_and_each_part_is_a_sign_
         place[:size] = rest[:size]
         one.multiplex.buffer_updated(size)
         rest = rest[size:]
-    assert waiting(stream.take()) == [[packet]]
+    assert waiting(stream.take_maps()) == [[packet]]
     assert not one.closed
     one.server.send_packets(1, deque([encode_packet(packet)]))
     one.multiplex.received(b"".join(one.server.data_to_send())[: 2 * LARGE])
@@ -487,7 +487,7 @@ def test_heavy_messages_are_decoded_in_a_thread_and_come_in_order(line, hand_rea
     stream = one.open()
     one.say(1, HEAVY, {"n": 1})
     one.say(1, {"n": 2})
-    first, second = waiting(stream.take()), waiting(stream.take())
+    first, second = waiting(stream.take_maps()), waiting(stream.take_maps())
     assert (first, second) == ([], [])
     assert stream.has_news
     until(hand_reactor, lambda: first and second)
@@ -498,12 +498,12 @@ def test_who_stops_waiting_for_a_heavy_message_loses_none(line, hand_reactor):
     one = line()
     stream = one.open()
     one.say(1, HEAVY)
-    task = Deferred.fromCoroutine(stream.take())
+    task = Deferred.fromCoroutine(stream.take_maps())
     results: list[Any] = []
     task.addBoth(results.append)
     task.cancel()
     assert results
-    again = waiting(stream.take())
+    again = waiting(stream.take_maps())
     until(hand_reactor, lambda: again)
     assert again == [[HEAVY]]
 
