@@ -42,6 +42,7 @@ setup(
         # Where there is no compiler, the same is done in Python.
         Extension(f"{package}.{name}", [f"{FOLDERS[package]}/{name}.pyx"], optional=True)
         for package, name in (
+            ("pyf.station", "_flattened"),
             ("pyf.station", "_sockets"),
             ("pyf.transport", "_accelerator"),
             ("pyf.transport", "_census"),

@@ -45,14 +45,10 @@ class BaseClient:
         thread.
         """
         self._notify.add(event, listener)
-        self._listens()
 
     def remove_listener(self, event: str, listener: Listener) -> None:
         """Undo ``add_listener``, from any thread; raises ValueError if it was not added."""
         self._notify.remove(event, listener)
-
-    def _listens(self) -> None:
-        """Do what is to be done where somebody begins to listen."""
 
 
 def check_call(header: object, timeout: float | None) -> None:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any, Literal, Self
-from weakref import WeakSet
 
 from pyf.station.base import DEFAULT_PORT, BaseClient, check_call, not_a_flow
 from pyf.station.burst import first_burst, next_burst
@@ -73,15 +72,6 @@ class StationClient(BaseClient):
         super().__init__(host, port, waits_for_success, limits=limits)
         self._tls = client_context(host, tls, certificate)
         self._interceptors = checked(interceptors)
-        # Under the lock: calls begin in any thread.
-        self._lock = threading.Lock()
-        self._under_way: WeakSet[Progress] = WeakSet()
-
-    def _listens(self) -> None:
-        with self._lock:
-            under_way = list(self._under_way)
-        for progress in under_way:
-            progress.stop_reading()  # What it has not given yet is for the listener, too.
 
     def call(
         self,
@@ -200,8 +190,6 @@ class StationClient(BaseClient):
     ) -> Call:
         check_call(header, timeout)
         progress = Progress()
-        with self._lock:
-            self._under_way.add(progress)
         steps: Callable[[Through, Any], Generator[Values, None, None]]
         known = partial(self._steps, progress=progress)
         if flow_id is not None:
@@ -341,15 +329,7 @@ class StationClient(BaseClient):
 
     def _messages(self, link: Link, progress: Progress) -> Generator[Values, None, None]:
         while maps := link.take_maps():
-            while maps:
-                packets = progress.read(maps)
-                if self._notify.heard:
-                    for packet in packets:
-                        self._notify(packet)
-                        yield (packet,)
-                else:
-                    yield packets
-                maps = progress.unread()  # Where reading them was stopped.
+            yield from progress.messages(maps, self._notify)
 
 
 class _Steps(Iterator[Values]):

@@ -12,6 +12,7 @@ from typing import Any, Self
 from pyf.station.base import check_call
 from pyf.station.corun import FlowRun, Run, Value
 from pyf.station.counts import Counted, Progress
+from pyf.station.flattened import flattened
 from pyf.station.intercept import Interceptor
 from pyf.station.intercepted import Around
 from pyf.station.listeners import Listeners
@@ -31,14 +32,16 @@ class Call(Counted, AsyncIterator[Value]):
 
     def __init__(self, run: Run, progress: Progress) -> None:
         self._steps = run.steps()
+        self._values = flattened(self._steps)
         self._run = run
         self._progress = progress
 
-    def __aiter__(self) -> AsyncIterator[Value]:  # noqa: PYI034 - a generator's packets cost no call
-        return self._steps
+    def __aiter__(self) -> AsyncIterator[Value]:  # noqa: PYI034 - its packets cost no call of ours
+        return self._values
 
     async def __anext__(self) -> Value:
-        return await anext(self._steps)
+        value: Value = await anext(self._values)
+        return value
 
     def cancel(self) -> None:
         """Give the flow up, and tell the handler; whoever iterates the call gets FlowCancelled.
@@ -50,6 +53,7 @@ class Call(Counted, AsyncIterator[Value]):
     async def aclose(self) -> None:
         """Give the flow up: the handler is told, and the flow's generator closed."""
         await self._steps.aclose()
+        self._progress.stop()
         await self._run.settle()
 
     close = aclose
@@ -64,9 +68,10 @@ class Call(Counted, AsyncIterator[Value]):
 async def answers(call: Call) -> AsyncGenerator[Packet, None]:
     """Yield what comes back from *call*, and nothing else."""
     async with call:
-        async for value in call:
-            if value is not True:
-                yield value
+        async for values in call._steps:  # noqa: SLF001 - a value less costs a step less
+            for value in values:
+                if value is not True:
+                    yield value
 
 
 class CoConversation(Counted):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any, Literal, Protocol
 
 from pyf.station.counts import Progress
+from pyf.station.flattened import flattened
 from pyf.station.intercept import Interception, Interceptor, entered
 from pyf.station.intercepted import note_success, passed
 from pyf.station.listeners import Listeners
@@ -27,6 +28,7 @@ from pyf.transport import (
 )
 
 Value = Packet | Literal[True]
+Values = Iterable[Value]
 
 
 class FlowRun:
@@ -140,28 +142,23 @@ class CallRun(FlowRun):
         super().__init__(trunk, notify, header, timeout, **options)
         self._make_pump = make_pump
 
-    async def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
-        notify = self._notify
+    async def steps(self) -> AsyncGenerator[Values, None]:
+        """Yield what comes of the call, in batches. It must hold no reference to its Call."""
         try:
             while (step := await self._advance()) is not None:
                 departed, maps = step
-                for _ in repeat(None, departed):
-                    yield True
-                # Looked at for each: whoever begins to listen hears of the next.
-                for packet in self.progress.read(maps):
-                    if notify.heard:
-                        notify(packet)
-                    yield packet
+                if departed:
+                    yield self.progress.departures(departed)
+                for values in self.progress.messages(maps, self._notify):
+                    yield values
             if (final := self._final()) is not None:
-                yield final
+                yield (final,)
         except BaseException as error:
             self.fail(error)
             if isinstance(error, GeneratorExit):
                 raise  # Nothing may be awaited: the garbage collector may be at it.
             if isinstance(error, Exception) and not isinstance(error, self._loop.cancelled):
-                for _ in repeat(None, self._departures()):
-                    yield True
+                yield self.progress.departures(self._departures())
             await self.settle()
             raise
         finally:
@@ -171,8 +168,8 @@ class CallRun(FlowRun):
         """Do the whole call; return the packet of its success, if that was waited for."""
         try:
             while (step := await self._advance(tells=False)) is not None:
-                for packet in self.progress.read(step[1]):
-                    self._notify(packet)
+                for values in self.progress.messages(step[1], self._notify):
+                    deque(values, maxlen=0)
             return self._final()
         except BaseException as error:
             self.fail(error)
@@ -254,8 +251,8 @@ class CallRun(FlowRun):
 class Run(Protocol):
     """A call under way, or about to be."""
 
-    def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
+    def steps(self) -> AsyncGenerator[Values, None]:
+        """Yield what comes of the call, in batches. It must hold no reference to its Call."""
         ...
 
     async def finish(self) -> Value | None:
@@ -277,17 +274,17 @@ class OuterRun(ABC):
         self._cancelled = False
 
     @abstractmethod
-    def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
+    def steps(self) -> AsyncGenerator[Values, None]:
+        """Yield what comes of the call, in batches. It must hold no reference to its Call."""
 
     async def finish(self) -> Value | None:
         """Do the whole call; return the last of what comes of it."""
-        last: Value | None = None
-        async for value in self.steps():
-            last = value
-        return last
+        last: deque[Value] = deque(maxlen=1)
+        async for values in self.steps():
+            last.extend(values)
+        return last.pop() if last else None
 
-    def _begin(self, run: Run) -> AsyncGenerator[Value, None]:
+    def _begin(self, run: Run) -> AsyncGenerator[Values, None]:
         self._run = run
         if self._cancelled:
             run.cancel()
@@ -319,13 +316,13 @@ class PersistentRun(OuterRun):
         self._persistence = persistence
         self._make_run = make_run
 
-    async def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
+    async def steps(self) -> AsyncGenerator[Values, None]:
+        """Yield what comes of the call, in batches. It must hold no reference to its Call."""
         while True:
             steps = self._begin(self._make_run(self._persistence.begin()))
             try:
-                async for value in steps:
-                    yield value
+                async for values in steps:
+                    yield values
             except LOST as error:
                 pause = self._persistence.again(error)
             else:
@@ -355,15 +352,15 @@ class InterceptedRun(OuterRun):
         self._progress = progress
         self._make_run = make_run
 
-    async def steps(self) -> AsyncGenerator[Value, None]:
-        """Yield what comes of the call. It must hold no reference to its Call."""
+    async def steps(self) -> AsyncGenerator[Values, None]:
+        """Yield what comes of the call, in batches. It must hold no reference to its Call."""
         call = self._call
         with entered(self._interceptors, call):
             steps = self._begin(self._make_run(call.header, partial(passed, call)))
-            values = call.messages_pipe.iterate(steps)
+            values = call.messages_pipe.iterate(flattened(steps))
             try:
                 async for value in values:
-                    yield value
+                    yield (value,)
             except ServerError:
                 call.status = "error"
                 raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import repeat
 from operator import length_hint
 from typing import Any, Literal, Protocol
 
+from pyf.station.listeners import Listeners
 from pyf.transport import Packet
 from pyf.transport.speed import unroll
 
@@ -31,6 +32,7 @@ class Progress:
     _reading: Iterator[Any] = iter(())
     _departing: Iterator[Literal[True]] = iter(())
     _came = _origin = _told = 0
+    _noted = False
 
     def __init__(self) -> None:
         self._rest: list[Any] = []
@@ -59,8 +61,25 @@ class Progress:
         return self._came - unread + (self.final is not None)
 
     def came(self) -> None:
-        """Count a message that is yielded at once."""
+        """Count a message that is given at once."""
         self._came += 1
+
+    def messages(
+        self, maps: list[dict[str, Any]], notify: Listeners
+    ) -> Generator[Iterable[Packet], None, None]:
+        """Yield the packets in *maps*, all at once where nobody listens, and tell those who do."""
+        if not self._noted:
+            self._noted = True
+            notify.note(self)
+        while maps:
+            packets = self.read(maps)
+            if notify.heard:
+                for packet in packets:
+                    notify(packet)
+                    yield (packet,)
+            else:
+                yield packets
+            maps = self.unread()  # Where reading them was stopped.
 
     def read(self, maps: list[dict[str, Any]]) -> Iterator[Packet]:
         """Return an iterator of the packets in *maps*, which counts those that it gives."""
@@ -89,9 +108,9 @@ class Progress:
         told, self._told = self._told, self.sent
         return self._told - told
 
-    def departures(self) -> Iterator[Literal[True]]:
-        """Return True for each of them."""
-        self._departing = repeat(True, self.departed())
+    def departures(self, count: int | None = None) -> Iterator[Literal[True]]:
+        """Return True for each of them, or for *count* that were asked for before."""
+        self._departing = repeat(True, self.departed() if count is None else count)
         return self._departing
 
 

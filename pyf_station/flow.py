@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from itertools import chain
 from operator import length_hint
 from queue import SimpleQueue
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
+from pyf.station.flattened import flattened
 from pyf.station.inbox import AsyncInbox
 from pyf.station.pace import Decoder
 from pyf.station.session import Failed, Item, Session
@@ -192,11 +193,12 @@ class AsyncFlow(_Reader):
             lambda: _next_turn(session),
         )
 
-    async def __aiter__(self) -> AsyncGenerator[Packet]:
-        # A generator: a packet costs no coroutine.
+    def __aiter__(self) -> AsyncIterator[Packet]:
+        return flattened(self._batches())
+
+    async def _batches(self) -> AsyncGenerator[Iterator[Packet]]:
         while True:
-            for packet in self._session.decoded[2]:
-                yield packet
+            yield self._session.decoded[2]
             # Behind them, ``next()`` may have fetched more.
             if not (length_hint(self._session.decoded[1]) or await self._fetch()):
                 return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakSet
 
 from pyf.transport import Packet
 
@@ -14,6 +16,13 @@ LISTENER_EVENTS = frozenset({"message_received", "other", *_EVENTS.values()})
 """What a listener can be added for."""
 
 
+class Reader(Protocol):
+    """Who gives packets without a word as long as nobody listens."""
+
+    def stop_reading(self) -> None:
+        """Give no more of them. Callable from any thread."""
+
+
 class Listeners:
     """Those who listen, by event: told of a packet by a call. Usable from any thread."""
 
@@ -21,6 +30,7 @@ class Listeners:
         self.heard: bool = False
         """Whether anybody listens at all."""
         self._by_event: dict[str, list[Listener]] = {event: [] for event in LISTENER_EVENTS}
+        self._readers: WeakSet[Reader] = WeakSet()
         self._lock = threading.Lock()
 
     def add(self, event: str, listener: Listener) -> None:
@@ -32,6 +42,14 @@ class Listeners:
         with self._lock:
             self._of(event).append(listener)
             self.heard = True
+            readers = list(self._readers)
+        for reader in readers:
+            reader.stop_reading()  # What it has not given yet is for the listener, too.
+
+    def note(self, reader: Reader) -> None:
+        """Have *reader* stop reading whenever somebody begins to listen."""
+        with self._lock:
+            self._readers.add(reader)
 
     def remove(self, event: str, listener: Listener) -> None:
         """Undo ``add``; raises ValueError if it was not added."""

@@ -104,6 +104,7 @@ ROOMS = (
             "pyf.station.loop",
             "pyf.station.base",
             "pyf.station.listeners",
+            "pyf.station.flattened",
             "pyf.station.address",
             "pyf.station.revival",
             "pyf.station.resuming",
