@@ -130,8 +130,9 @@ Samples of a whole stream's run, every 2 ms, starting Python included; the wider
 them again, for any case.
 
 A small extension does what costs most: encoding the packets as the source gives them, decoding a batch straight to Packets, and
-reading their fields; another takes a batch that is whole, in its turn and under credit in one step, which is what a packet that
-comes alone needs; a third reads and writes what is small before another thread has its turn, which is what many threads need.
+reading their fields; another takes what is whole, in its turn and under credit in one step, which is what a packet that comes
+alone needs, and a short call; a third reads and writes what is small before another thread has its turn, which is what many threads
+need; a fourth gives a coroutine its packets without a step of Python's for each, which would take as long as decoding it.
 They are compiled where there is a compiler; `PYF_STATION_PURE=1` shows what Python alone does. The rest of the client's time is
 its source's and the socket's; that of the server, the handler's.
 
