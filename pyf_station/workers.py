@@ -91,7 +91,6 @@ class Workers:
 
     def _do_and_rest(self, worker: Worker, job: Job) -> None:
         job()
-        del job
         self.rest(worker)
 
     def rest(self, worker: Worker) -> None:

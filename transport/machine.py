@@ -64,7 +64,6 @@ class Machine:
         self._deaf = DEAF[role]
         self._parser = FrameParser(self.limits.max_packet, self.limits.max_header)
         self._strangers = strangers
-        self._trusting = role is Role.SERVER and not strangers
         self._trusted: set[int] = set()
         if strangers:
             self._parser.known = self._trusted
@@ -138,7 +137,8 @@ class Machine:
     def _add_flow(self, number: int) -> FlowMachine:
         receive = ReceiveWindow(self.limits.window_packets, self.limits.window_bytes)
         send = SendWindow(*self._peer_window)
-        flow = FlowMachine(number, FlowState.IDLE, send, receive, None, self._trusting)
+        trusted = self.role is Role.SERVER and not self._strangers
+        flow = FlowMachine(number, FlowState.IDLE, send, receive, trusted=trusted)
         self._flows[number] = flow
         self._last_flow = number
         return flow
