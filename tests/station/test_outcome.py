@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyf.station.listeners import LISTENER_EVENTS, Listeners
 from pyf.station.outcome import (
     failure_packet,
     outcome,
@@ -134,32 +135,34 @@ def test_listeners_hear_of_each_failure(status):
     }
 
 
-class Heard(list[Packet]):
+@pytest.fixture
+def listening() -> tuple[Listeners, list[Packet]]:
     """
-    What listeners hear, by outcome()'s way of telling them.
+    Return listeners for all events, and what they hear.
     """
+    heard: list[Packet] = []
+    listeners = Listeners()
+    for event in LISTENER_EVENTS:
+        listeners.add(event, heard.append)
+    return listeners, heard
 
-    def __call__(self, packet: Packet, /, *, final: bool = False) -> None:
-        assert final
-        self.append(packet)
 
-
-def test_listeners_hear_of_a_success_before_it_is_returned():
+def test_listeners_hear_of_a_success_before_it_is_returned(listening):
     """
-    outcome() tells, then returns the packet.
+    outcome() tells, once, then returns the packet: it is no message.
     """
-    heard = Heard()
-    packet = outcome(result("success", value=3), 0, None, heard)
+    listeners, heard = listening
+    packet = outcome(result("success", value=3), 0, None, listeners)
     assert heard == [packet] == [{"type": "success", "message": 3}]
 
 
-def test_listeners_hear_of_a_failure_before_it_is_raised():
+def test_listeners_hear_of_a_failure_before_it_is_raised(listening):
     """
-    outcome() tells, then raises the error.
+    outcome() tells, once, then raises the error.
     """
-    heard = Heard()
+    listeners, heard = listening
     with pytest.raises(FlowRefused) as caught:
-        outcome(result("refused"), 0, None, heard)
+        outcome(result("refused"), 0, None, listeners)
     assert heard == [failure_packet(caught.value)]
 
 
