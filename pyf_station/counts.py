@@ -32,7 +32,6 @@ class Progress:
     _reading: Iterator[Any] = iter(())
     _departing: Iterator[Literal[True]] = iter(())
     _came = _origin = _told = 0
-    _noted = False
 
     def __init__(self) -> None:
         self._rest: list[Any] = []
@@ -68,9 +67,7 @@ class Progress:
         self, maps: list[dict[str, Any]], notify: Listeners
     ) -> Generator[Iterable[Packet], None, None]:
         """Yield the packets in *maps*, all at once where nobody listens, and tell those who do."""
-        if not self._noted:
-            self._noted = True
-            notify.note(self)
+        notify.note(self)
         while maps:
             packets = self.read(maps)
             if notify.heard:

@@ -29,6 +29,17 @@ async def batches(*many: Iterable[Any]) -> AsyncGenerator[Iterable[Any]]:
         yield values
 
 
+async def closing(closed: list[bool]) -> AsyncGenerator[Iterable[int]]:
+    """
+    Give a batch, and then no other; note the end.
+    """
+    try:
+        yield [1, 2]
+        await asyncio.Future()
+    finally:
+        closed.append(True)
+
+
 async def taken(values: Any) -> list[Any]:
     return [value async for value in values]
 
@@ -107,17 +118,9 @@ def test_it_waits_for_the_next_batch_and_takes_it_up_where_it_was_cancelled(flat
 
 def test_who_waits_for_a_batch_can_be_cancelled(flatten):
     async def use() -> None:
-        closed = []
-
-        async def stuck() -> AsyncGenerator[Iterable[Any]]:
-            try:
-                yield [1]
-                await asyncio.Future()
-            finally:
-                closed.append(True)
-
-        values = flatten(stuck())
-        assert await anext(values) == 1
+        closed: list[bool] = []
+        values = flatten(closing(closed))
+        assert [await anext(values), await anext(values)] == [1, 2]
         waiting = asyncio.ensure_future(anext(values))
         await asyncio.sleep(0)
         waiting.cancel()
@@ -145,15 +148,8 @@ def test_a_coroutine_of_twisted_may_ask(flatten):
 
 def test_closing_it_closes_the_generator_and_gives_no_more(flatten):
     async def use() -> None:
-        closed = []
-
-        async def open_end() -> AsyncGenerator[Iterable[int]]:
-            try:
-                yield [1, 2]
-            finally:
-                closed.append(True)
-
-        values = flatten(open_end())
+        closed: list[bool] = []
+        values = flatten(closing(closed))
         assert await anext(values) == 1
         await values.aclose()
         assert closed
@@ -164,15 +160,8 @@ def test_closing_it_closes_the_generator_and_gives_no_more(flatten):
 
 def test_dropping_it_closes_the_generator(flatten):
     async def use() -> None:
-        closed = []
-
-        async def open_end() -> AsyncGenerator[Iterable[int]]:
-            try:
-                yield [1, 2]
-            finally:
-                closed.append(True)
-
-        values = flatten(open_end())
+        closed: list[bool] = []
+        values = flatten(closing(closed))
         assert await anext(values) == 1
         del values
         gc.collect()
