@@ -73,6 +73,8 @@ cdef class Step:
 
     cdef object begin(self):
         if self.fetching is None:
+            if self.of is None:
+                raise RuntimeError("cannot reuse a step that was awaited already")
             self.fetching = fetch(self.of)
         return self.fetching
 
@@ -86,9 +88,10 @@ async def fetch(flattened of):
 
 cdef PySendResult give(PyObject* where, PyObject* value, PyObject** result) except PYGEN_ERROR:
     step = <Step>where
-    if step.fetching is None:
+    if step.fetching is None and step.of is not None:
         result[0] = PyIter_Next(step.of.values)
         if result[0] is not NULL:
+            step.of = None
             return PYGEN_RETURN
     return PyIter_Send(step.begin(), value, result)
 

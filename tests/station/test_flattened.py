@@ -189,3 +189,20 @@ def test_a_step_can_be_taken_by_hand(flatten):
     with pytest.raises(ArithmeticError):
         step.throw(ArithmeticError("on purpose"))
     step.close()
+
+
+def test_a_step_is_taken_once(flatten):
+    """
+    Awaited again, it takes nothing from whoever comes next.
+    """
+
+    async def use() -> None:
+        values = flatten(batches([1], [2]))
+        for number in (1, 2):  # At hand, and fetched.
+            step = anext(values)
+            assert await step == number
+            with pytest.raises(RuntimeError, match="cannot reuse"):
+                await step
+        assert await taken(values) == []
+
+    run(use())
