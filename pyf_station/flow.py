@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from itertools import chain
 from operator import length_hint
-from queue import SimpleQueue
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -14,6 +13,7 @@ from twisted.internet.defer import Deferred
 from pyf.station.flattened import flattened
 from pyf.station.inbox import AsyncInbox
 from pyf.station.pace import Decoder
+from pyf.station.relay import RelayQueue
 from pyf.station.session import Failed, Item, Session
 from pyf.station.store import Effects
 from pyf.transport import Packet, RemoteProtocolError, StationError, speed
@@ -121,7 +121,7 @@ class Flow(_Reader, Iterator[Packet]):
     Threads that the handler starts may share it: each packet goes to one of them.
     """
 
-    def __init__(self, session: Session, inbox: SimpleQueue[Item]) -> None:
+    def __init__(self, session: Session, inbox: RelayQueue[Item]) -> None:
         super().__init__(session)
         self._inbox = inbox
         self._lock = threading.Lock()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pyf.station.line import line
 from pyf.station.nursery import nursery
+from pyf.station.relay import relay
 
 
 class Owned(Protocol):
@@ -25,6 +26,7 @@ owned: weakref.WeakSet[Owned] = weakref.WeakSet()
 def _forked() -> None:
     nursery.forget()
     line.forget()
+    relay.forget()
     for each in list(owned):
         each.disown()
 

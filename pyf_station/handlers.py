@@ -6,7 +6,6 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from enum import Enum
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -14,6 +13,7 @@ from twisted.internet.defer import Deferred
 from pyf.station.auth import Gate
 from pyf.station.flow import AsyncClient, AsyncFlow, Client, Flow, SwiftAsyncClient, SwiftClient
 from pyf.station.inbox import AsyncInbox
+from pyf.station.relay import RelayQueue
 from pyf.station.session import Item, Session
 
 Handler = Callable[..., Any]
@@ -49,11 +49,11 @@ class HandlerRunner:
         self._gate = gate
         self._is_class = _class_of(handler) is not None
 
-    def make_inbox(self) -> SimpleQueue[Item] | AsyncInbox:
+    def make_inbox(self) -> RelayQueue[Item] | AsyncInbox:
         """Return the inbox in which this kind of handler waits for its flow."""
-        return SimpleQueue() if self.kind is Kind.THREAD else AsyncInbox()
+        return RelayQueue() if self.kind is Kind.THREAD else AsyncInbox()
 
-    def run_in_thread(self, session: Session, inbox: SimpleQueue[Item]) -> None:
+    def run_in_thread(self, session: Session, inbox: RelayQueue[Item]) -> None:
         """Run a THREAD handler to its end, in this thread. Its failure is the session's."""
         flow, client = Flow(session, inbox), SwiftClient(session)
         try:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import length_hint
-from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,6 +17,7 @@ from twisted.logger import Logger
 
 from pyf.station.blame import described, failure, failure_facts
 from pyf.station.outbox import Outbox
+from pyf.station.relay import RelayQueue
 from pyf.station.store import Effects, Progress
 from pyf.transport import (
     AuthenticationFailed,
@@ -60,7 +60,7 @@ asked; and what makes Packets of these as they are taken."""
 
 
 class Inbox(Protocol):
-    """Where a handler waits for its flow: a ``queue.SimpleQueue`` or an ``AsyncInbox``."""
+    """Where a handler waits for its flow: a ``RelayQueue`` or an ``AsyncInbox``."""
 
     def put(self, item: Item, /) -> object:
         """Add *item*, and wake the handler."""
@@ -181,7 +181,7 @@ class Session:
         # Guards the result, and whether the flow is over.
         self._lock = self.outbox.lock
         # A coroutine waits, for something, at the end of each of the reactor's turns.
-        self._paced = isinstance(inbox, SimpleQueue)
+        self._paced = isinstance(inbox, RelayQueue)
         self._errors: list[StationError] = []
         # Looked at for each batch: Python finds sooner what is no attribute of the class.
         self.ending, self.frees, self._result, self._ticking = None, False, None, None

@@ -6,7 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
+
+from pyf.station.relay import RelayQueue
 
 Job = Callable[[], object]
 """What a thread does; it raises nothing."""
@@ -17,7 +18,7 @@ class Worker:
 
     def __init__(self, home: Workers, name: str) -> None:
         self._home = home
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: RelayQueue[Job | None] = RelayQueue()
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Job) -> None:

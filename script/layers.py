@@ -114,6 +114,7 @@ ROOMS = (
             "pyf.station.keeper",
             "pyf.station.nursery",
             "pyf.station.line",
+            "pyf.station.relay",
             "pyf.station.forks",
             "pyf.station.outcome",
             "pyf.station.wire",

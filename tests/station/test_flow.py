@@ -1,7 +1,5 @@
 """What a handler reads and says, without a server: a flow, a client, their session."""
 
-from queue import SimpleQueue
-
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -9,6 +7,7 @@ from pyf.station import AsyncClient, AsyncFlow, Client, Flow
 from pyf.station.flow import SwiftAsyncClient, SwiftClient
 from pyf.station.inbox import AsyncInbox
 from pyf.station.outbox import EACH, MOST
+from pyf.station.relay import RelayQueue
 from pyf.transport import (
     BadFlowEnding,
     ClientError,
@@ -34,7 +33,7 @@ def open_flow(session):
     """
 
     def make(**options):
-        inbox = SimpleQueue()
+        inbox = RelayQueue()
         state = session(inbox, **options)
         return state, Flow(state, inbox)
 
@@ -439,7 +438,7 @@ def test_a_wait_that_was_cancelled_loses_no_packet(open_async, batch):
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient, SwiftClient, SwiftAsyncClient])
 def test_a_client_says_who_it_is(session, kind):
-    state = session(SimpleQueue(), header=Packet(n=1))
+    state = session(RelayQueue(), header=Packet(n=1))
     state.identity = "me"
     client = kind(state)
     facts = (client.peer, client.header, client.identity, client.cancelled)
@@ -450,7 +449,7 @@ def test_a_client_says_who_it_is(session, kind):
 
 @pytest.mark.parametrize("kind", [Client, SwiftClient])
 def test_a_client_takes_messages_and_then_a_success(session, carrier, kind):
-    client = kind(session(SimpleQueue()))
+    client = kind(session(RelayQueue()))
     client.message({"n": 1})
     client.success("Done")
     carrier.turn()
@@ -459,7 +458,7 @@ def test_a_client_takes_messages_and_then_a_success(session, carrier, kind):
 
 
 def test_a_client_takes_an_error(session, carrier):
-    Client(session(SimpleQueue())).error("no room")
+    Client(session(RelayQueue())).error("no room")
     carrier.turn()
     ((_, _, facts),) = carrier.results
     assert (facts["status"], facts["code"], facts["message"]) == (
@@ -470,7 +469,7 @@ def test_a_client_takes_an_error(session, carrier):
 
 
 def test_a_message_that_cannot_travel_is_refused_and_nothing_leaves(session, carrier):
-    client = Client(session(SimpleQueue()))
+    client = Client(session(RelayQueue()))
     with pytest.raises(UnsupportedValue):
         client.message({"n": object()})
     carrier.turn()
@@ -479,7 +478,7 @@ def test_a_message_that_cannot_travel_is_refused_and_nothing_leaves(session, car
 
 def test_messages_block_until_the_client_reads(session, carrier, thread):
     carrier.credit = 0
-    client = Client(session(SimpleQueue()))
+    client = Client(session(RelayQueue()))
     state = client._session
 
     def speak():
@@ -500,7 +499,7 @@ def test_messages_block_until_the_client_reads(session, carrier, thread):
 @pytest.mark.parametrize("error", [*AT_ONCE, *IN_TURN])
 def test_a_blocked_message_wakes_and_raises(session, carrier, thread, error):
     carrier.credit = 0
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     client = Client(state)
 
     def speak():

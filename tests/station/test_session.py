@@ -2,7 +2,6 @@
 
 import threading
 from operator import attrgetter
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from pyf.station.blame import WITHHELD
 from pyf.station.flow import Flow
 from pyf.station.inbox import AsyncInbox
+from pyf.station.relay import RelayQueue
 from pyf.station.session import END, TICK
 from pyf.transport import (
     BadFlowEnding,
@@ -44,17 +44,16 @@ def logged():
 
 
 def drain(inbox):
-    items = []
-    while not inbox.empty():
-        items.append(inbox.get())
-    return items
+    end = object()
+    inbox.put(end)
+    return list(iter(inbox.get, end))
 
 
 # What comes in
 
 
 def test_what_comes_goes_into_the_inbox_in_order(session, batch):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     first, second = batch({}, {}), batch({})
     state.receive(first)
@@ -64,7 +63,7 @@ def test_what_comes_goes_into_the_inbox_in_order(session, batch):
 
 
 def test_a_failure_goes_into_the_inbox_and_to_the_client(session, carrier):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.fail(CANCELLED, "cancelled")
     assert drain(inbox) == [CANCELLED]
@@ -74,7 +73,7 @@ def test_a_failure_goes_into_the_inbox_and_to_the_client(session, carrier):
 
 
 def test_only_the_first_failure_counts(session, carrier):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.fail(CANCELLED, "cancelled")
     state.fail(LOST, "deadline")
@@ -82,7 +81,7 @@ def test_only_the_first_failure_counts(session, carrier):
 
 
 def test_a_failure_after_the_result_has_left_counts_for_nothing(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.succeed(1)
     carrier.turn()
     state.fail(CANCELLED, "cancelled")
@@ -93,7 +92,7 @@ def test_a_result_that_comes_while_messages_leave_frees_its_place_before_it_leav
     monkeypatch, session, carrier
 ):
     """A client that calls again at once is not to find the place taken."""
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     left_before = []
     state.on_return = lambda _: left_before.append(len(carrier.results))
     send_messages = carrier.send_messages
@@ -115,7 +114,7 @@ def test_a_result_that_comes_while_messages_leave_frees_its_place_before_it_leav
 
 def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
     carrier.credit = 0
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.outbox.add({})
     state.succeed(1)
     carrier.turn()
@@ -126,7 +125,7 @@ def test_a_failure_overtakes_a_result_that_waits_for_credit(session, carrier):
 
 
 def test_what_has_been_decoded_is_dropped_where_the_flow_is_given_up(session):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     packets = iter([Packet(), Packet()])
     state.decoded = (5, packets, packets)
     state.fail(CANCELLED)
@@ -134,7 +133,7 @@ def test_what_has_been_decoded_is_dropped_where_the_flow_is_given_up(session):
 
 
 def test_consumption_is_reported_in_the_reactors_thread(session, carrier):
-    session(SimpleQueue()).report_consumed(3, 40)
+    session(RelayQueue()).report_consumed(3, 40)
     assert carrier.consumed == []
     carrier.turn()
     assert carrier.consumed == [(7, 3, 40)]
@@ -144,7 +143,7 @@ def test_consumption_is_reported_in_the_reactors_thread(session, carrier):
 
 
 def test_a_lost_connection_is_the_end_of_a_flow_whose_client_waits(session):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.end()
     state.lose(LOST)
@@ -152,14 +151,14 @@ def test_a_lost_connection_is_the_end_of_a_flow_whose_client_waits(session):
 
 
 def test_a_lost_connection_is_the_end_of_a_flow_that_is_not_whole(session):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox, waits=False)
     state.lose(LOST)
     assert (drain(inbox), state.ending) == ([LOST], LOST)
 
 
 def test_a_client_that_does_not_wait_may_leave_behind_its_end(session, carrier):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox, waits=False)
     state.end()
     state.lose(LOST)
@@ -172,7 +171,7 @@ def test_a_client_that_does_not_wait_may_leave_behind_its_end(session, carrier):
 
 def test_a_handler_that_waits_to_send_goes_on_when_its_client_has_left(session, carrier, thread):
     carrier.credit = 0
-    state = session(SimpleQueue(), waits=False)
+    state = session(RelayQueue(), waits=False)
     while not state.outbox.add({}):
         pass
     room = state.outbox.room()
@@ -188,7 +187,7 @@ def test_a_handler_that_waits_to_send_goes_on_when_its_client_has_left(session, 
 
 def test_messages_go_before_the_result(session, carrier):
     carrier.credit = 1
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.outbox.add({"n": 1})
     state.outbox.add({"n": 2})
     state.succeed("Done")
@@ -203,7 +202,7 @@ def test_messages_go_before_the_result(session, carrier):
 def test_many_messages_cost_one_call_of_the_reactor(session, carrier, monkeypatch):
     calls = []
     monkeypatch.setattr(carrier, "call_soon", calls.append)
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     for n in range(100):
         state.outbox.add({"n": n})
     state.succeed(None)
@@ -212,7 +211,7 @@ def test_many_messages_cost_one_call_of_the_reactor(session, carrier, monkeypatc
 
 def test_who_waits_for_room_gets_the_flows_ending(session, carrier, thread):
     carrier.credit = 0
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     while not state.outbox.add({}):
         pass
     waiting = thread(state.wait_for_room)
@@ -222,14 +221,14 @@ def test_who_waits_for_room_gets_the_flows_ending(session, carrier, thread):
 
 
 def test_room_is_there_at_once_where_the_queue_is_not_full(session):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.wait_for_room()
     assert state.outbox.room().called
 
 
 def test_a_flush_that_makes_no_room_wakes_nobody(session, carrier):
     carrier.credit = 0
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     while not state.outbox.add({}):
         pass
     room = state.outbox.room()
@@ -242,7 +241,7 @@ def test_a_flush_that_makes_no_room_wakes_nobody(session, carrier):
 
 def test_a_room_that_nobody_waits_for_any_more_wakes_nobody(session, carrier):
     carrier.credit = 0
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     while not state.outbox.add({}):
         pass
     room = state.outbox.room()
@@ -254,7 +253,7 @@ def test_a_room_that_nobody_waits_for_any_more_wakes_nobody(session, carrier):
 
 
 def test_the_result_says_how_many_packets_had_been_taken_when_it_was_given(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     packets = iter([Packet(), Packet()])
     state.decoded = (5, packets, packets)
     state.succeed(None)
@@ -264,7 +263,7 @@ def test_the_result_says_how_many_packets_had_been_taken_when_it_was_given(sessi
 
 
 def test_a_value_that_is_changed_after_it_was_given_leaves_as_it_was(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     value: dict[str, list[Any]] = {"list": [1]}
     state.succeed(value)
     value["list"].append(object())
@@ -273,7 +272,7 @@ def test_a_value_that_is_changed_after_it_was_given_leaves_as_it_was(session, ca
 
 
 def test_a_result_before_the_end_ends_the_flow_behind_what_has_come(session, batch):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.receive(batch({}))
     state.succeed(None)
@@ -283,7 +282,7 @@ def test_a_result_before_the_end_ends_the_flow_behind_what_has_come(session, bat
 
 
 def test_a_result_behind_the_end_adds_nothing_to_the_flow(session):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.end()
     state.succeed(None)
@@ -296,7 +295,7 @@ def test_a_result_behind_the_end_adds_nothing_to_the_flow(session):
 @pytest.mark.parametrize("first", ["succeed", "report_error"])
 @pytest.mark.parametrize("second", ["succeed", "report_error", "outbox.add"])
 def test_nothing_can_be_said_after_the_result(session, carrier, first, second):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     attrgetter(first)(state)("first")
     with pytest.raises(LocalProtocolError, match="the first word stands") as caught:
         attrgetter(second)(state)({"n": 2} if second == "outbox.add" else "second")
@@ -309,7 +308,7 @@ def test_nothing_can_be_said_after_the_result(session, carrier, first, second):
 
 @pytest.mark.parametrize("say", ["succeed", "report_error", "outbox.add"])
 def test_whatever_is_said_after_the_flows_ending_raises_it(session, say):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.fail(LOST)
     with pytest.raises(BadFlowEnding) as caught:
         attrgetter(say)(state)({} if say == "outbox.add" else "late")
@@ -319,7 +318,7 @@ def test_whatever_is_said_after_the_flows_ending_raises_it(session, say):
 @pytest.mark.parametrize("say", ["succeed", "report_error", "outbox.add"])
 def test_what_the_client_does_not_take_is_refused_where_it_is_said(session, carrier, say):
     carrier.max_packet = INITIAL_BYTES
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     text = "x" * INITIAL_BYTES
     with pytest.raises(PacketTooLarge) as caught:
         attrgetter(say)(state)({"text": text} if say == "outbox.add" else text)
@@ -336,7 +335,7 @@ def test_what_the_client_does_not_take_is_refused_where_it_is_said(session, carr
 
 @pytest.mark.parametrize("say", ["succeed", "outbox.add"])
 def test_what_holds_too_many_values_is_refused_where_it_is_said(session, carrier, say):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     rows = [0] * carrier.limits.max_objects
     state.outbox.add({"data": bytes(BATCH_BYTES)})  # The next message may be in pieces.
     with pytest.raises(PacketTooLarge, match="max_objects"):
@@ -347,7 +346,7 @@ def test_what_holds_too_many_values_is_refused_where_it_is_said(session, carrier
 
 
 def test_what_two_drop_at_once_is_counted_once(session):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     entered, left = threading.Event(), threading.Event()
 
     class Slow:
@@ -381,7 +380,7 @@ def test_what_two_drop_at_once_is_counted_once(session):
 
 
 def test_a_value_that_cannot_travel_is_no_result_yet(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     with pytest.raises(UnsupportedValue, match="value"):
         state.succeed(object())
     assert not state.answered
@@ -393,7 +392,7 @@ def test_a_value_that_cannot_travel_is_no_result_yet(session, carrier):
 
 
 def test_a_reported_exception_says_its_class_and_an_id(session, carrier, logged):
-    session(SimpleQueue()).report_error(ValueError("secret"))
+    session(RelayQueue()).report_error(ValueError("secret"))
     carrier.turn()
     ((_, _, facts),) = carrier.results
     assert facts == {
@@ -408,7 +407,7 @@ def test_a_reported_exception_says_its_class_and_an_id(session, carrier, logged)
 
 
 def test_a_reported_text_is_for_the_client(session, carrier, logged):
-    session(SimpleQueue()).report_error("no room")
+    session(RelayQueue()).report_error("no room")
     carrier.turn()
     ((_, _, facts),) = carrier.results
     assert (facts["error_class"], facts["message"]) == ("Error", "no room")
@@ -416,7 +415,7 @@ def test_a_reported_text_is_for_the_client(session, carrier, logged):
 
 
 def test_a_class_of_exceptions_is_reported_as_one_of_them(session, carrier):
-    session(SimpleQueue()).report_error(ValueError)
+    session(RelayQueue()).report_error(ValueError)
     carrier.turn()
     ((_, _, facts),) = carrier.results
     assert facts["error_class"] == "ValueError"
@@ -424,14 +423,14 @@ def test_a_class_of_exceptions_is_reported_as_one_of_them(session, carrier):
 
 @pytest.mark.parametrize("error", [None, 5, b"no room", {}, int])
 def test_what_is_no_error_is_refused_and_the_handler_may_still_answer(session, error):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     with pytest.raises(TypeError, match="an error is an exception or a str"):
         state.report_error(error)
     assert not state.answered
 
 
 def test_an_error_that_came_too_late_is_not_logged_as_reported(session, logged):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.succeed(None)
     with pytest.raises(LocalProtocolError):
         state.report_error("late")
@@ -441,7 +440,7 @@ def test_an_error_that_came_too_late_is_not_logged_as_reported(session, logged):
 def test_a_failure_is_logged_once_under_the_id_that_the_client_gets(
     session, carrier, logged_errors
 ):
-    session(SimpleQueue()).report_failure(ZeroDivisionError("secret"))
+    session(RelayQueue()).report_failure(ZeroDivisionError("secret"))
     carrier.turn()
     ((_, _, facts),) = carrier.results
     (event,) = logged_errors.claim(ZeroDivisionError)
@@ -457,7 +456,7 @@ def test_a_failure_is_logged_once_under_the_id_that_the_client_gets(
 def test_a_failure_after_the_result_is_logged_and_the_result_stands(
     session, carrier, logged_errors
 ):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.succeed(1)
     state.report_failure(ZeroDivisionError())
     carrier.turn()
@@ -466,7 +465,7 @@ def test_a_failure_after_the_result_is_logged_and_the_result_stands(
 
 
 def test_a_failure_after_the_flows_ending_is_logged(session, carrier, logged_errors):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.fail(LOST)
     state.report_failure(ZeroDivisionError())
     carrier.turn()
@@ -475,7 +474,7 @@ def test_a_failure_after_the_flows_ending_is_logged(session, carrier, logged_err
 
 
 def test_what_the_flow_itself_raised_is_no_failure(session, carrier, batch):
-    inbox = SimpleQueue()
+    inbox = RelayQueue()
     state = session(inbox)
     state.succeed(None)
     (early,) = drain(inbox)
@@ -486,13 +485,13 @@ def test_what_the_flow_itself_raised_is_no_failure(session, carrier, batch):
     carrier.turn()
     assert len(carrier.results) == 1
 
-    lost = session(SimpleQueue())
+    lost = session(RelayQueue())
     lost.fail(LOST)
     lost.report_failure(LOST)
 
 
 def test_another_error_of_the_same_class_is_a_failure(session, logged_errors):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.fail(LOST)
     state.report_failure(BadFlowEnding("of another flow"))
     logged_errors.claim(BadFlowEnding)
@@ -518,7 +517,7 @@ class Untold(Exception):
 @pytest.mark.parametrize("error", [ValueError("x" * INITIAL_BYTES), ValueError("\ud800")])
 def test_an_exposed_text_that_cannot_travel_is_left_out(session, carrier, logged_errors, error):
     carrier.expose_errors, carrier.max_packet = True, INITIAL_BYTES
-    session(SimpleQueue()).report_failure(error)
+    session(RelayQueue()).report_failure(error)
     carrier.turn()
     logged_errors.claim(ValueError)
     ((_, _, facts),) = carrier.results
@@ -533,7 +532,7 @@ def test_an_exception_that_cannot_say_what_it_is_is_told_all_the_same(
     session, carrier, logged_errors
 ):
     carrier.expose_errors = True
-    session(SimpleQueue()).report_failure(Untold())
+    session(RelayQueue()).report_failure(Untold())
     carrier.turn()
     logged_errors.claim(Untold)
     assert carrier.results[0][2]["error_class"] == "Untold"
@@ -604,7 +603,7 @@ def test_messages_to_a_failed_client_are_dropped_as_long_as_the_handler_reads(se
     """
     A handler that no longer takes what came is told, so that it does not speak for ever.
     """
-    inbox: SimpleQueue[Any] = SimpleQueue()
+    inbox: RelayQueue[Any] = RelayQueue()
     state = session(inbox)
     flow = Flow(state, inbox)
     state.receive(batch({"n": 1}, {"n": 2}))
@@ -623,7 +622,7 @@ def test_messages_to_a_failed_client_are_dropped_as_long_as_the_handler_reads(se
 
 
 def test_what_a_thread_says_in_a_row_leaves_at_the_next_look(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.outbox.add({"n": 1})
     carrier.turn()
     state.outbox.add({"n": 2})
@@ -634,7 +633,7 @@ def test_what_a_thread_says_in_a_row_leaves_at_the_next_look(session, carrier):
 
 
 def test_what_a_thread_says_leaves_before_it_waits_for_its_flow(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     for n in range(2):
         state.outbox.add({"n": n})
         state.hurry()
@@ -643,7 +642,7 @@ def test_what_a_thread_says_leaves_before_it_waits_for_its_flow(session, carrier
 
 
 def test_after_a_silent_look_a_message_leaves_at_once(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     for n in range(2):
         state.outbox.add({"n": n})
         carrier.turn()
@@ -651,7 +650,7 @@ def test_after_a_silent_look_a_message_leaves_at_once(session, carrier):
         carrier.advance(TICK)
 
 
-@pytest.mark.parametrize("inbox", [SimpleQueue, AsyncInbox])
+@pytest.mark.parametrize("inbox", [RelayQueue, AsyncInbox])
 def test_what_is_said_during_a_silent_look_leaves(session, carrier, inbox):
     """
     Whoever says it looks afterwards whether the reactor has to be woken.
@@ -685,7 +684,7 @@ def test_what_a_coroutine_says_leaves_at_the_end_of_the_turn(session, carrier):
 
 
 def test_nobody_looks_again_where_there_is_no_credit(session, carrier):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     carrier.credit = 1
     for n in range(2):
         state.outbox.add({"n": n})
@@ -699,7 +698,7 @@ def test_nobody_looks_again_where_there_is_no_credit(session, carrier):
 
 @pytest.mark.parametrize("end", [lambda state: state.fail(LOST), lambda state: state.succeed(None)])
 def test_nobody_looks_again_once_the_flow_is_over(session, carrier, end):
-    state = session(SimpleQueue())
+    state = session(RelayQueue())
     state.outbox.add({})
     carrier.turn()
     end(state)
