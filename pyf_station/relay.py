@@ -57,9 +57,9 @@ class RelayQueue(Generic[T]):
 
     def put(self, item: T) -> None:
         """Add *item*, and have who waits for it woken. Blocks for no longer than a moment."""
-        self._items.append(item)
         relay = self._relay
-        with relay.lock:
+        with relay.lock:  # Or else who takes the item might sleep again before it is looked at.
+            self._items.append(item)
             if not self._asleep:
                 return
             self._asleep = False

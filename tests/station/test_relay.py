@@ -1,5 +1,6 @@
 """Queues whose threads are woken one after the other: who is woken, by whom, and with what."""
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,6 +60,17 @@ def sleeper(relay):
     for thread in threads:
         thread.join(WAIT)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def switches():
+    """
+    Have threads change as often as they can.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 def test_what_is_there_is_taken_in_its_order_without_waiting(relay):
@@ -182,8 +194,36 @@ def test_a_new_process_has_nobody_to_wake(sleeper, relay):
     bell.wake()
 
 
+def test_nobody_is_woken_for_what_has_been_taken_already(relay):
+    """
+    Whoever wakes may be slow: the thread has run, and sleeps again, between two of its steps.
+    """
+    queue: Any = RelayQueue[int](relay)
+    bell = queue._bell = Bell()
+    taken = Queue[int]()
+    thread = threading.Thread(target=lambda: [taken.put(queue.get()) for _ in range(2)])
+
+    class Slow:
+        lock, __exit__ = relay.lock, relay.lock.__exit__
+
+        def __enter__(self) -> None:
+            relay.lock = self.lock
+            thread.start()
+            assert bell.sleeps.wait(WAIT)
+            self.lock.acquire()
+
+    relay.lock = Slow()
+    queue.put(1)
+    assert bell.rung.is_set() == bool(queue._items)
+
+    bell.wake()
+    queue.put(2)
+    assert [taken.get(timeout=WAIT) for _ in range(2)] == [1, 2]
+    thread.join(WAIT)
+
+
 @pytest.mark.parametrize("threads", [2, 20])
-def test_many_threads_that_feed_each_other_get_all_that_is_for_them(relay, threads):
+def test_many_threads_that_feed_each_other_get_all_that_is_for_them(relay, switches, threads):
     """
     With the locks of the system: each passes on what it got, and nobody sleeps for ever.
     """
