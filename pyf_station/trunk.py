@@ -13,14 +13,18 @@ from pyf.station.pump import LAST_WORD
 from pyf.station.stream import Stream
 from pyf.station.watch import Alarm
 from pyf.station.wire import deadline_error
-from pyf.station.workers import Slots, Workers
+from pyf.station.workers import ElasticSlots, Slots, Workers
 from pyf.transport import ConnectFailed, FlowRefused, Limits, LocalProtocolError
 
 IDLE_THREADS: Final = 8
 """Threads that wait for the next source."""
 
-FAST_SOURCES: Final = 8
-"""Sources that are asked for a burst at once; one that takes long over it counts no more."""
+FAST_SOURCES: Final = 2
+"""Sources that are asked for a burst at once: one computes while the other's change of threads is
+under way. One that takes long over its burst counts no more."""
+
+MOST_SOURCES: Final = 8
+"""The same where they leave a core idle, since they wait in the middle."""
 
 Dial = Callable[["Trunk"], Awaitable[Multiplex]]
 
@@ -69,7 +73,7 @@ class Trunk:
         """The flows that wait for a new connection, and what ends their wait."""
         self.workers: Workers = Workers("pyf.station-source", IDLE_THREADS)
         """Threads for sources that may block."""
-        self.slots: Slots = Slots(FAST_SOURCES)
+        self.slots: Slots = ElasticSlots(FAST_SOURCES, MOST_SOURCES)
         """For those of them that give burst after burst."""
         self._dial = dial
         self.rng: Callable[[], float] = rng

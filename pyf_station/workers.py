@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from pyf.station.relay import RelayQueue
 
 Job = Callable[[], object]
 """What a thread does; it raises nothing."""
+
+LOOK: Final = 0.01
+"""Seconds between looks at how busy this process is."""
 
 
 class Worker:
@@ -51,7 +56,7 @@ class Slots:
 
     def take(self, then: Callable[[], object]) -> bool:
         """Take a slot; or return False, and have *then* called, to try again, once one is free."""
-        if not self._free:
+        if self._free <= 0:
             self._waiting.append(then)
             return False
         self._free -= 1
@@ -60,8 +65,51 @@ class Slots:
     def give(self) -> None:
         """Give a slot back, to those that wait."""
         self._free += 1
-        while self._free and self._waiting:
+        while self._free > 0 and self._waiting:
             self._waiting.popleft()()
+
+
+class ElasticSlots(Slots):
+    """Slots for threads that may wait in the middle: more, up to *most*, where a core is idle.
+
+    As many as keep half of it busy, *least* in any case: behind that many threads that compute, the
+    next would only wait. *clock* and *used* tell the time, and how much of it this process had.
+    """
+
+    def __init__(
+        self,
+        least: int,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.process_time,
+    ) -> None:
+        super().__init__(least)
+        self._count = self._least = least
+        self._most = most
+        self._clock = clock
+        self._used = used
+        self._looked, self._had = clock(), used()
+
+    def take(self, then: Callable[[], object]) -> bool:
+        """Take a slot; or return False, and have *then* called, to try again, once one is free."""
+        self._adapt()
+        return super().take(then)
+
+    def give(self) -> None:
+        """Give a slot back, to those that wait."""
+        self._adapt()
+        super().give()
+
+    def _adapt(self) -> None:
+        now = self._clock()
+        if (elapsed := now - self._looked) < LOOK:
+            return
+        had = self._used()
+        idle = had - self._had < elapsed / 2
+        self._looked, self._had = now, had
+        count = min(self._count + 1, self._most) if idle else max(self._count - 1, self._least)
+        self._free += count - self._count
+        self._count = count
 
 
 class Workers:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyf.station.workers import Slots, Workers
+from pyf.station.workers import LOOK, ElasticSlots, Slots, Workers
 
 WAIT = 10.0
 
@@ -148,3 +148,86 @@ def test_a_slot_that_nobody_waits_for_is_there_for_the_next():
     assert slots.take(bool)
     slots.give()
     assert slots.take(bool)
+
+
+class Meter:
+    """
+    A clock, and how much of that time a process had.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.had = 0.0
+
+    def pass_by(self, share: float) -> None:
+        self.now += 2 * LOOK
+        self.had += 2 * LOOK * share
+
+
+@pytest.fixture
+def meter():
+    return Meter()
+
+
+@pytest.fixture
+def elastic(meter):
+    return ElasticSlots(2, 4, lambda: meter.now, lambda: meter.had)
+
+
+def taken(slots: Slots) -> int:
+    """
+    Take all slots there are; return how many that were.
+    """
+    return [slots.take(bool) for _ in range(10)].count(True)
+
+
+def test_there_are_few_slots_where_those_who_have_them_keep_a_core_busy(elastic, meter):
+    counts = []
+    for _ in range(5):
+        meter.pass_by(0.9)
+        counts.append(taken(elastic))
+    assert counts == [2, 0, 0, 0, 0]
+
+
+def test_there_are_more_slots_with_each_look_that_finds_an_idle_core_up_to_the_most(elastic, meter):
+    counts = []
+    for _ in range(5):
+        meter.pass_by(0.1)
+        counts.append(taken(elastic))
+    assert counts == [3, 1, 0, 0, 0]
+
+
+def test_who_waits_gets_a_slot_that_is_there_since_a_core_is_idle(elastic, meter):
+    admitted: list[int] = []
+
+    def ask(number: int) -> None:
+        if elastic.take(lambda: ask(number)):
+            admitted.append(number)
+
+    for number in range(5):
+        ask(number)
+    assert admitted == [0, 1]
+    meter.pass_by(0.1)
+    elastic.give()
+    assert admitted == [0, 1, 2, 3]
+
+
+def test_a_slot_that_is_given_back_is_gone_where_there_are_fewer_by_now(elastic, meter):
+    for _ in range(2):
+        meter.pass_by(0.1)
+        taken(elastic)
+    for _ in range(2):
+        meter.pass_by(0.9)
+        elastic.give()
+    assert not elastic.take(bool)
+    elastic.give()
+    elastic.give()
+    assert taken(elastic) == 2
+
+
+def test_nobody_looks_how_busy_a_core_is_more_often_than_that_changes(meter):
+    looks = []
+    slots = ElasticSlots(1, 2, lambda: meter.now, lambda: looks.append(meter.now) or 0.0)
+    for _ in range(10):
+        slots.take(bool)
+        slots.give()
+    assert looks == [0.0]
