@@ -3,8 +3,6 @@
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from ctypes import c_ulong, py_object, pythonapi
 from queue import Queue
 from typing import Any
 
@@ -154,14 +152,17 @@ def test_who_is_busy_is_not_woken_and_keeps_nobody_asleep(sleeper, relay):
 
 
 def test_a_thread_that_is_made_to_raise_as_it_waits_keeps_nobody_asleep(sleeper, relay):
+    class Interrupted(Bell):
+        def acquire(self) -> None:
+            super().acquire()
+            raise KeyboardInterrupt
+
     queue: Any = RelayQueue[int](relay)
-    bell = queue._bell = Bell()
-    ended = threading.Event()
+    bell = queue._bell = Interrupted()
 
     def wait() -> None:
-        with suppress(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             queue.get()
-        ended.set()
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -169,12 +170,10 @@ def test_a_thread_that_is_made_to_raise_as_it_waits_keeps_nobody_asleep(sleeper,
     queue.put(0)
     other, other_bell, taken = sleeper()
     other.put(1)
-    pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread.ident or 0), py_object(KeyboardInterrupt))
     bell.wake()
     other_bell.wake()
 
     assert taken.get(timeout=WAIT) == 1
-    assert ended.wait(WAIT)
     thread.join(WAIT)
 
 
