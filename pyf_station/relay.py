@@ -23,7 +23,8 @@ class Relay:
 
     def forget(self) -> None:
         """Begin anew, in a process that was forked: who was to be woken is not there."""
-        self.lock: threading.Lock = threading.Lock()
+        # The garbage collector may end a flow, and so put something, while its thread is in here.
+        self.lock: threading.RLock = threading.RLock()
         """Guards all of this, and who sleeps; held for moments."""
         self.waking: bool = False
         """Whether a thread has been woken, and has not got the interpreter yet."""

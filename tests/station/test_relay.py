@@ -177,6 +177,21 @@ def test_a_thread_that_is_made_to_raise_as_it_waits_keeps_nobody_asleep(sleeper,
     thread.join(WAIT)
 
 
+def test_the_garbage_collector_may_put_something_whatever_it_interrupts(sleeper, relay):
+    """
+    It runs wherever a function is called: in the thread that has the lock.
+    """
+    (first, first_bell, first_taken), (second, second_bell, second_taken) = sleeper(), sleeper()
+    with relay.lock:
+        first.put(1)
+        second.put(2)
+    first_bell.wake()
+    second_bell.wake()
+
+    assert first_taken.get(timeout=WAIT) == 1
+    assert second_taken.get(timeout=WAIT) == 2
+
+
 def test_a_new_process_has_nobody_to_wake(sleeper, relay):
     """
     Those who were to be woken, and who was to wake them, are in the other one.
