@@ -36,8 +36,8 @@ class Relay:
         with self.lock:
             bell = self.bells.popleft() if self.bells else None
             self.waking = bell is not None
-        if bell is not None:
-            bell.release()
+            if bell is not None:
+                bell.release()
 
 
 relay: Final = Relay()
@@ -66,9 +66,9 @@ class RelayQueue(Generic[T]):
             self._asleep = False
             if relay.waking:
                 relay.bells.append(self._bell)
-                return
-            relay.waking = True
-        self._bell.release()
+            else:
+                relay.waking = True
+                self._bell.release()
 
     def get(self) -> T:
         """Return the next item, and take it; block until there is one."""
@@ -79,6 +79,19 @@ class RelayQueue(Generic[T]):
             self._asleep = True
         try:
             self._bell.acquire()
-        finally:  # Whatever somebody has this thread raise: others are to be woken.
-            relay.go_on()
+        except BaseException:  # A signal's, or whatever somebody has this thread raise.
+            self._leave()
+            raise
+        relay.go_on()
         return self._items.popleft()
+
+    def _leave(self) -> None:
+        """Have nobody rely on this thread, which does not wait any more."""
+        relay = self._relay
+        with relay.lock:
+            asleep, self._asleep = self._asleep, False
+            if self._bell in relay.bells:
+                relay.bells.remove(self._bell)
+            elif not asleep:
+                self._bell.acquire(blocking=False)
+                relay.go_on()

@@ -1,6 +1,7 @@
 """A real reactor in a thread, with servers that listen on it; and servers wholly in memory."""
 
 import datetime as dt
+import sys
 import threading
 import time
 from collections import deque
@@ -587,3 +588,14 @@ def thread() -> Iterator[Callable[..., Callable[[], Any]]]:
     yield start
     for each in started:
         each.join(WAIT)
+
+
+@pytest.fixture
+def switching():
+    """
+    Threads take turns as often as they can.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)

@@ -1,6 +1,5 @@
 """What a handler says before it leaves: how much of it waits, and who is woken when."""
 
-import sys
 import threading
 from itertools import cycle, islice
 from typing import Any
@@ -189,17 +188,6 @@ def test_who_waits_goes_on_when_there_is_room_or_never_will_be(owner, thread):
             pass
         let_go()
         waiting()
-
-
-@pytest.fixture
-def switching():
-    """
-    Threads take turns as often as they can.
-    """
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.usefixtures("switching")

@@ -1,6 +1,5 @@
 """Queues whose threads are woken one after the other: who is woken, by whom, and with what."""
 
-import sys
 import threading
 from collections.abc import Callable
 from queue import Queue
@@ -21,9 +20,9 @@ class Bell:
     def __init__(self) -> None:
         self.sleeps, self.rung, self._wakes = (threading.Event() for _ in range(3))
 
-    def acquire(self) -> None:
+    def acquire(self, *, blocking: bool = True) -> None:
         self.sleeps.set()
-        assert self._wakes.wait(WAIT)
+        assert self._wakes.wait(WAIT) or not blocking
 
     def release(self) -> None:
         self.rung.set()
@@ -58,17 +57,6 @@ def sleeper(relay):
     for thread in threads:
         thread.join(WAIT)
         assert not thread.is_alive()
-
-
-@pytest.fixture
-def switches():
-    """
-    Have threads change as often as they can.
-    """
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def test_what_is_there_is_taken_in_its_order_without_waiting(relay):
@@ -153,9 +141,10 @@ def test_who_is_busy_is_not_woken_and_keeps_nobody_asleep(sleeper, relay):
 
 def test_a_thread_that_is_made_to_raise_as_it_waits_keeps_nobody_asleep(sleeper, relay):
     class Interrupted(Bell):
-        def acquire(self) -> None:
+        def acquire(self, *, blocking: bool = True) -> None:
             super().acquire()
-            raise KeyboardInterrupt
+            if blocking:
+                raise KeyboardInterrupt
 
     queue: Any = RelayQueue[int](relay)
     bell = queue._bell = Interrupted()
@@ -175,6 +164,37 @@ def test_a_thread_that_is_made_to_raise_as_it_waits_keeps_nobody_asleep(sleeper,
 
     assert taken.get(timeout=WAIT) == 1
     thread.join(WAIT)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_nobody_relies_on_a_thread_that_left_before_it_was_woken(sleeper, relay, others):
+    """
+    Neither where there was nothing for it yet, nor where it was to be woken behind others.
+    """
+    queue: Any = RelayQueue[int](relay)
+    before = [sleeper() for _ in range(others)]
+
+    class Interrupted:
+        def acquire(self) -> None:
+            for each, _, _ in before:
+                each.put(0)
+                queue.put(1)
+            raise KeyboardInterrupt
+
+    queue._bell = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        queue.get()
+    for _, bell, taken in before:
+        bell.wake()
+        assert taken.get(timeout=WAIT) == 0
+    queue.put(2)
+    assert queue.get() == (1 if others else 2)
+
+    _, bell, taken = other = sleeper()
+    other[0].put(3)
+    bell.wake()
+    assert taken.get(timeout=WAIT) == 3
+    assert not relay.waking
 
 
 def test_the_garbage_collector_may_put_something_whatever_it_interrupts(sleeper, relay):
@@ -236,8 +256,9 @@ def test_nobody_is_woken_for_what_has_been_taken_already(relay):
     thread.join(WAIT)
 
 
+@pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("threads", [2, 20])
-def test_many_threads_that_feed_each_other_get_all_that_is_for_them(relay, switches, threads):
+def test_many_threads_that_feed_each_other_get_all_that_is_for_them(relay, threads):
     """
     With the locks of the system: each passes on what it got, and nobody sleeps for ever.
     """
