@@ -90,26 +90,17 @@ class ElasticSlots(Slots):
         self._used = used
         self._looked, self._had = clock(), used()
 
-    def take(self, then: Callable[[], object]) -> bool:
-        """Take a slot; or return False, and have *then* called, to try again, once one is free."""
-        self._adapt()
-        return super().take(then)
-
     def give(self) -> None:
-        """Give a slot back, to those that wait."""
-        self._adapt()
-        super().give()
-
-    def _adapt(self) -> None:
+        """Give a slot back, and perhaps one more, to those that wait."""
         now = self._clock()
-        if (elapsed := now - self._looked) < LOOK:
-            return
-        had = self._used()
-        idle = had - self._had < elapsed / 2
-        self._looked, self._had = now, had
-        count = min(self._count + 1, self._most) if idle else max(self._count - 1, self._least)
-        self._free += count - self._count
-        self._count = count
+        if (elapsed := now - self._looked) >= LOOK:
+            had = self._used()
+            idle = had - self._had < elapsed / 2
+            self._looked, self._had = now, had
+            count = min(self._count + 1, self._most) if idle else max(self._count - 1, self._least)
+            self._free += count - self._count
+            self._count = count
+        super().give()
 
 
 class Workers:
