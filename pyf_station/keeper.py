@@ -46,7 +46,7 @@ from pyf.transport.events import (
 )
 from pyf.transport.frames import Batch
 from pyf.transport.patience import Patience
-from pyf.transport.pieces import Encoded
+from pyf.transport.pieces import Pending
 from pyf.transport.states import FlowState
 
 TICK = 0.004
@@ -91,7 +91,7 @@ class KeptLink:
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pending: deque[Encoded] = deque()
+        self.pending: Pending = deque()
         """Encoded packets that have not left yet."""
         self.messages: deque[Batch] = deque()
         """What has come back and was not taken, still encoded."""

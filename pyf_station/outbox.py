@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from pyf.transport.intake import EACH
 from pyf.transport.limits import BATCH_BYTES, LARGE, LARGE_BATCH_BYTES
 from pyf.transport.pieces import Encoded
-from pyf.transport.speed import Intake
+from pyf.transport.speed import Intake, packets_in
 
 MOST: Final = 2 * BATCH_BYTES
 """Bytes of messages that a handler may say before it waits for them to leave: thousands of small
@@ -130,7 +130,7 @@ class Outbox(Intake):
     def _left(self) -> int:
         # A copy, which is made in one step: threads add messages meanwhile.
         left = self.pending.copy()
-        return sum(map(len, left)) + EACH * len(left)
+        return sum(map(len, left)) + EACH * packets_in(left)
 
     def _tell(self) -> None:
         if self._changed is not None:

@@ -28,6 +28,7 @@ from pyf.station.stream import Stream
 from pyf.station.workers import Slots, Worker
 from pyf.transport import PacketError, encode_packet
 from pyf.transport.pieces import Encoded
+from pyf.transport.speed import packets_in
 
 TICK: Final = 0.004
 """Seconds after which a burst that goes on is sent as far as it is: within the 10 ms promised."""
@@ -230,7 +231,7 @@ class IteratorPump(Pump):
         if self._released:
             stream.pending.clear()
             return
-        waiting = len(stream.pending)
+        waiting = packets_in(stream.pending)
         given = stream.sent + waiting - self._before
         if waiting:
             stream.packet_size = sum(map(len, stream.pending)) // waiting
@@ -345,5 +346,5 @@ class TaskPump(Pump):
         self._scheduled = False
         pending = self._stream.pending
         if pending:
-            self._stream.packet_size = max(1, sum(map(len, pending)) // len(pending))
+            self._stream.packet_size = max(1, sum(map(len, pending)) // packets_in(pending))
         self.deliver()

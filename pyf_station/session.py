@@ -36,7 +36,7 @@ from pyf.transport.errors import packet_too_large
 from pyf.transport.frames import Batch
 from pyf.transport.limits import BATCH_PACKETS
 from pyf.transport.payloads import encode_outcome
-from pyf.transport.pieces import Encoded, Pending, weigh
+from pyf.transport.pieces import Encoded, Pending, flatten, weigh
 
 _log: Final = Logger()
 
@@ -459,7 +459,7 @@ class Session:
         limit, size = self.carrier.max_packet, len(data)
         if size > limit:
             raise packet_too_large(size, limit, "max_packet")
-        weigh(data, self.carrier.bounds)
+        weigh(flatten([data]), self.carrier.bounds)
 
     def _check_open(self, what: str = "a message") -> None:
         if self._result is not None:

@@ -16,7 +16,7 @@ from pyf.station.wire import deadline_error
 from pyf.transport import Connection, RemoteProtocolError, StationError
 from pyf.transport.events import FlowRejected, LateResult, ResultReceived
 from pyf.transport.frames import Batch
-from pyf.transport.pieces import Encoded
+from pyf.transport.pieces import Pending
 from pyf.transport.resume import FlowMachine, Ticket
 from pyf.transport.states import FlowState
 
@@ -77,7 +77,7 @@ class Stream:
     def __init__(self, carrier: Carrier, flow_id: int, timeout: float | None) -> None:
         self.timeout: float | None = timeout
         """Seconds that the call was given."""
-        self.pending: deque[Encoded] = deque()
+        self.pending: Pending = deque()
         """Encoded packets that have not left yet. Other threads may append."""
         self.on_room: Callable[[], object] = bool
         """Called where more may be sent; it raises nothing."""

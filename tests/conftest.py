@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from twisted.logger import LogLevel, eventAsText, globalLogPublisher
+
+from pyf.transport.pieces import Encoded, Pending, Run
 
 # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,6 +112,25 @@ def program() -> Callable[..., Path]:
         pytest.skip(text)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def take_apart() -> Callable[..., list[Encoded]]:
+    """
+    Take packets, at the most *count*, from the left of a queue, each out of the run that it is in.
+    """
+
+    def take(pending: Pending, count: float = inf) -> list[Encoded]:
+        taken: list[Encoded] = []
+        while pending and len(taken) < count:
+            first = pending[0]
+            in_run = isinstance(first, Run)
+            taken.append(first.take(1, first.next_size)[1] if in_run else first)
+            if not (in_run and first.packets):
+                pending.popleft()
+        return taken
+
+    return take
 
 
 def threads() -> set[threading.Thread]:

@@ -20,7 +20,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_S
 from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -92,6 +92,7 @@ import_datetime()
 
 cdef enum:
     ROOM = 2048  # bytes on the stack, where most packets end
+    ROW = 1024  # packets of a run
     HEAD = 9  # bytes of the longest head of a value, or number
     SHORT = 32  # bytes from which on the size of a text is not part of its head
     FIELD = SHORT + HEAD + SHORT  # bytes of a field that has no others, at the most
@@ -133,6 +134,7 @@ cdef tuple NOTHING = ()
 cdef dict EXTENSIONS = codec._BY_TYPE
 cdef Py_ssize_t MOST_DIGITS = limits.MAX_NUMBER
 cdef Py_ssize_t ROUND = intake.EACH  # bytes around a packet
+cdef Py_ssize_t FULL = limits.BATCH_BYTES  # of a run
 cdef Py_ssize_t MOST_JOINED = limits.LARGE
 cdef Py_ssize_t MOST_SENT = <Py_ssize_t>1 << 32
 cdef Py_ssize_t MOST_COPIED = codec.census.QUICK_COPY
@@ -197,29 +199,105 @@ def encode_packet(packet):
     return encode(packet)
 
 
+cdef class Run:
+    """Small packets in a row; see ``pyf.transport.pieces.Run``."""
+
+    cdef Buffer out
+    cdef Py_ssize_t taken
+    cdef int first
+    cdef int last
+    cdef bint closed
+    cdef uint16_t sizes[ROW]
+
+    def __cinit__(self):
+        self.out.data = self.out.grown = <unsigned char*>malloc(ROOM)
+        if self.out.grown == NULL:
+            raise MemoryError
+        self.out.room = ROOM
+
+    def __dealloc__(self):
+        free(self.out.grown)
+
+    def __len__(self):
+        return self.out.size - self.taken
+
+    @property
+    def packets(self):
+        return self.last - self.first
+
+    @property
+    def next_size(self):
+        return self.sizes[self.first]
+
+    def take(self, Py_ssize_t packets, Py_ssize_t room):
+        cdef Py_ssize_t size = 0
+        cdef int first = self.first, last = self.first
+        while last < self.last and last - first < packets and size + self.sizes[last] <= room:
+            size += self.sizes[last]
+            last += 1
+        data = PyBytes_FromStringAndSize(<char*>self.out.data + self.taken, size)
+        self.first, self.taken = last, self.taken + size
+        self.closed |= last > first
+        if last == self.last:  # Whoever added to it may keep it for long.
+            free(self.out.grown)
+            self.out.grown = NULL
+        return last - first, data
+
+    cdef bint add(self, const Buffer* packet) except -1:
+        """Add a packet, and return True, unless the run is full or somebody has taken from it."""
+        if self.closed or self.last == ROW or self.out.size + packet.size > FULL:
+            return False
+        put_bytes(&self.out, packet.data, packet.size)
+        self.sizes[self.last] = <uint16_t>packet.size
+        self.last += 1
+        return True
+
+
+pieces.Run.register(Run)
+
+
+def packets_in(pending):
+    """Return how many packets wait in *pending*; see ``pyf.transport.pieces.packets_in``."""
+    cdef Py_ssize_t count = 0
+    for each in pending.copy():
+        count += (<Run>each).last - (<Run>each).first if type(each) is Run else 1
+    return count
+
+
 cdef class encode_each:
-    """Iterator of the packets of *source*, encoded; see ``pyf.transport.codec.encode_each``."""
+    """Iterator of the packets of *source*, encoded; see ``pyf.transport.codec.encode_each``.
+
+    Of several that are small it gives a Run, which the next ones are added to.
+    """
 
     cdef list gate
     cdef object source
+    cdef Run run
+    cdef Py_ssize_t most
     cdef Py_ssize_t at
     cdef Py_ssize_t room
 
     def __init__(self, list gate, source, Py_ssize_t room):
         self.gate, self.source, self.at, self.room = gate, iter(source), 0, room
+        self.most = ROOM if PyList_GET_SIZE(gate) > 1 else -1
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self.at >= PyList_GET_SIZE(self.gate):
-            raise StopIteration
-        self.at += 1
-        data = encode(next(self.source))
-        self.room -= PyBytes_GET_SIZE(data)
-        if self.room <= 0:
-            self.gate.clear()
-        return data
+        while self.at < PyList_GET_SIZE(self.gate):
+            self.at += 1
+            data = encode_behind(self.run, next(self.source), self.most)
+            if type(data) is Run:
+                self.room -= (<Run>data).sizes[(<Run>data).last - 1]
+            else:
+                self.room -= PyBytes_GET_SIZE(data)
+            if self.room <= 0:
+                self.gate.clear()
+            if data is not self.run:
+                self.run = data if type(data) is Run else None
+                return data
+        raise StopIteration
 
 
 cdef class Intake:
@@ -227,6 +305,7 @@ cdef class Intake:
 
     cdef readonly object pending
     cdef object append
+    cdef Run run
     cdef public Py_ssize_t space
     cdef public Py_ssize_t most
     cdef public bint bulky
@@ -248,13 +327,22 @@ cdef class Intake:
         return self.take(packet)
 
     cdef bint take(self, packet) except -1:
-        data = encode_pieces(packet) if self.bulky else encode(packet)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data) if type(data) is bytes else len(data)
-        cdef Py_ssize_t space = self.space - size - ROUND
-        if space < 0 or size > self.most:
-            return self.add_slowly(data)
-        self.space = space
-        self.append(data)
+        # One that somebody has to be woken for may well stay the only one.
+        cdef Py_ssize_t size, most = -1 if self.resting else min(self.most, self.space - ROUND)
+        run = self.run  # Another thread may replace it while a value is encoded by Python.
+        data = encode_pieces(packet) if self.bulky else encode_behind(run, packet, most)
+        if type(data) is Run:
+            size = (<Run>data).sizes[(<Run>data).last - 1]
+        else:
+            size = PyBytes_GET_SIZE(data) if type(data) is bytes else len(data)
+            if size > self.most or size > self.space - ROUND:
+                full = self.add_slowly(data)
+                self.run = None
+                return full
+        self.space -= size + ROUND
+        if data is not run:
+            self.append(data)
+            self.run = data if type(data) is Run else None
         if self.resting:
             self.stir()
         return False
@@ -291,12 +379,25 @@ cdef class Done:
 
 
 cdef object encode(object packet):
+    return encode_behind(None, packet, -1)
+
+
+cdef object encode_behind(Run run, object packet, Py_ssize_t most):
+    """Add *packet* to *run*, or to a new one, and return that; bytes, if it has more than *most*.
+
+    Nobody else's code runs from the moment that it is encoded: a run is added to in one step.
+    """
     cdef unsigned char stack[ROOM]
     cdef Buffer out
     out.data, out.size, out.room, out.grown = stack, 0, ROOM, NULL
     try:
         if is_map(packet) and put_map(&out, packet, 1):
-            return PyBytes_FromStringAndSize(<char*>out.data, out.size)
+            if out.size > min(most, ROOM):
+                return PyBytes_FromStringAndSize(<char*>out.data, out.size)
+            if run is None or not run.add(&out):
+                run = Run()
+                run.add(&out)
+            return run
     except Exception:
         pass  # Python's codec finds out why.
     finally:

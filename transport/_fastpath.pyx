@@ -9,7 +9,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from pyf.transport import budget, census, errors, events, frames, limits, payloads, states
+from pyf.transport import budget, census, errors, events, frames, limits, payloads, pieces, states
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object where, object name, object value) except -1
@@ -39,6 +39,7 @@ cdef object decode_open = payloads.decode_open
 cdef object decode_outcome = payloads.decode_outcome
 cdef object RemoteProtocolError = errors.RemoteProtocolError
 cdef object new_tuple = tuple.__new__
+cdef object Run = pieces.Run
 cdef type Frame = frames.Frame
 cdef type Batch = frames.Batch
 cdef type FlowOpened = events.FlowOpened
@@ -234,11 +235,14 @@ def send(machine, flow, kind, bytes payload):
 
 def send_packet(machine, identity, pending):
     packet, flow = pending[0], machine._flows.get(identity)
-    if type(packet) is not bytes or flow is None or flow.state is not STREAMING:
+    if flow is None or flow.state is not STREAMING:
+        return False
+    cdef bint in_run = type(packet) is not bytes
+    if in_run and not (isinstance(packet, Run) and packet.packets == 1):
         return False
     if not flow.trusted and machine._peer_first is not None:
         return False
-    cdef int64_t size = PyBytes_GET_SIZE(packet)
+    cdef int64_t size = packet.next_size if in_run else PyBytes_GET_SIZE(packet)
     if size >= LARGE or size > <int64_t>machine._peer_max_packet:
         return False
     if size > <int64_t>machine._packet_bounds.harmless:
@@ -247,6 +251,8 @@ def send_packet(machine, identity, pending):
     cdef int64_t first = window.sent_packets, before = window.sent_bytes
     if first >= saturated(window.packets_limit) or size > saturated(window.bytes_limit) - before:
         return False
+    if in_run:
+        packet = packet.take(1, size)[1]
     pending.popleft()
     frame = PyBytes_FromStringAndSize(NULL, HEAD + BATCH + size)
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(frame)

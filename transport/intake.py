@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, cast
 
 from pyf.transport.codec import encode_packet
-from pyf.transport.pieces import Encoded, encode_pieces
+from pyf.transport.pieces import Encoded, Pending, encode_pieces
 
 EACH: Final = 16
 """Bytes that a packet counts for, beside its own: half of what the object around them takes. So the
@@ -48,7 +48,7 @@ class Intake(ABC):
     __slots__ = ("bulky", "done", "most", "on_full", "pending", "resting", "space")
 
     def __init__(self, space: int, most: int) -> None:
-        self.pending: deque[Encoded] = deque()
+        self.pending: Pending = deque()
         """Packets that have been added, and not been taken."""
         self.space: int = space
         """Bytes that may be added yet: below 0, there is no room."""

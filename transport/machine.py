@@ -15,7 +15,7 @@ from pyf.transport.errors import (
 )
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
-from pyf.transport.pieces import Pending, weigh
+from pyf.transport.pieces import Pending, Run, weigh
 from pyf.transport.resume import LAST_WORDS, FlowMachine
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -159,21 +159,21 @@ class Machine:
         send = flow.send
         total = 0
         while pending:
-            batch, buffers, size = send.take(pending, self._largest(flow, most))
-            if not batch:
+            count, buffers, size = send.take(pending, self._largest(flow, most))
+            if not count:
                 self._check_size(flow, pending, most)
                 break
-            if len(batch) == 1 and self.role is Role.CLIENT:
+            if count == 1 and self.role is Role.CLIENT:
                 # What a server sends was weighed in its handler's thread.
-                weigh(batch[0], self._packet_bounds)
+                weigh(buffers, self._packet_bounds)
             flow.state = advance_flow(flow.state, self._batch_frame)
             first = send.sent_packets
-            frame = frames.encode_batch(self._batch_frame, flow.id, first, len(batch), *buffers)
+            frame = frames.encode_batch(self._batch_frame, flow.id, first, count, *buffers)
             self._out += frame
-            send.spend(len(batch), size)
+            send.spend(count, size)
             if flow.kept is not None:
-                flow.kept.add(len(batch), buffers, size)
-            total += len(batch)
+                flow.kept.add(count, buffers, size)
+            total += count
         return total
 
     def _largest(self, flow: FlowMachine, most: int) -> int:
@@ -183,6 +183,8 @@ class Machine:
 
     def _check_size(self, flow: FlowMachine, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
+        if isinstance(pending[0], Run):  # Its packets are smaller than any limit.
+            return
         size, option = len(pending[0]), "max_packet"
         if not (flow.has_header or flow.send.sent_packets):
             # Without its header no flow is ever known.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -54,15 +55,48 @@ class Pieces:
 Encoded = bytes | Pieces
 """One packet, encoded."""
 
+
+class Run(ABC):
+    """Small packets, encoded one behind the other: a frame of them is one piece of memory.
+
+    Its length is that of those that nobody has taken. Each is smaller than what any peer takes.
+    Only compiled code makes runs, which adds to one in a single step, whoever else has it. In
+    Python nobody does: there each packet is bytes of its own.
+    """
+
+    packets: int
+    """How many there are that nobody has taken."""
+    next_size: int
+    """Bytes of the first of them, if there is one."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, packets: int, size: int) -> tuple[int, bytes]:
+        """Take the first ones, so many or of so many bytes at the most; return how many, and them.
+
+        From then on nothing is added to this run.
+        """
+
+
 Pending = deque[Any]
-"""Packets that wait to be sent, each Encoded: a deque of bytes alone will do."""
+"""Packets that wait to be sent, each Encoded or in a Run: a deque of bytes alone will do."""
 
 
-def batch_bytes(packet: Encoded) -> int:
+def packets_in(pending: Pending) -> int:
+    """Return how many packets wait in *pending*, which other threads may append to meanwhile."""
+    return len(pending)
+
+
+def batch_bytes(packet: Encoded | Run) -> int:
     """Return the bytes at which a frame is closed whose packets are like *packet*, or better.
 
-    Of many small values, a large frame could become more objects than the peer allows.
+    Of many small values, a large frame could become more objects than the peer allows. A run is
+    not like anything.
     """
+    if isinstance(packet, Run):
+        return 0
     if isinstance(packet, Pieces):
         return LARGE_BATCH_BYTES if SMALL * packet.small <= len(packet) else BATCH_BYTES
     sparse = len(packet) >= KIB and census.is_sparse(packet)
@@ -110,18 +144,17 @@ def _woven(rest: list[bytes], values: list[tuple[bytes, bytes]]) -> list[bytes]:
     return buffers
 
 
-def weigh(packet: Encoded, bounds: Bounds) -> None:
-    """Raise PacketTooLarge if a peer with the same *bounds* would not make objects of *packet*."""
-    size = packet.small if isinstance(packet, Pieces) else len(packet)
-    if size > bounds.harmless:
-        census.weigh(b"".join(flatten([packet])), bounds)
+def weigh(buffers: list[bytes], bounds: Bounds) -> None:
+    """Raise PacketTooLarge if a peer with the same *bounds* would not make objects of a packet.
+
+    *buffers* is all of it, every second one a large value.
+    """
+    if sum(map(len, buffers[::2])) > bounds.harmless:
+        census.weigh(b"".join(buffers), bounds)
 
 
 def in_a_row(packets: list[Encoded]) -> tuple[list[bytes], int]:
     """Return the buffers of *packets*, those that are not in pieces joined, and their size."""
-    if len(packets) == 1:
-        (packet,) = packets
-        return [packet] if isinstance(packet, bytes) else packet.buffers, len(packet)
     with suppress(TypeError):  # Some are in pieces.
         joined = b"".join(cast("list[bytes]", packets))
         return [joined], len(joined)

@@ -23,6 +23,7 @@ __all__ = [
     "encode_packet",
     "encode_pieces",
     "frozen",
+    "packets_in",
     "unroll",
 ]
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         unroll,
     )
     from pyf.transport.intake import Done, Intake, Speaker
-    from pyf.transport.pieces import encode_pieces
+    from pyf.transport.pieces import encode_pieces, packets_in
 
     T = TypeVar("T")
 
@@ -53,6 +54,7 @@ else:
     decode, decode_fields = _chosen.decode, _chosen.decode_fields
     decode_maps, decode_quickly = _chosen.decode_maps, _chosen.decode_quickly
     encode_each, encode_packet = _chosen.encode_each, _chosen.encode_packet
-    encode_pieces = (_compiled or pieces).encode_pieces
+    _pieces = _compiled or pieces
+    encode_pieces, packets_in = _pieces.encode_pieces, _pieces.packets_in
     frozen = _compiled.frozen if _compiled else call
     unroll = _chosen.unroll

@@ -22,7 +22,7 @@ from pyf.transport.limits import (
     MAX_WINDOW,
     PACKET_SHARE,
 )
-from pyf.transport.pieces import Encoded, Pending, batch_bytes, in_a_row
+from pyf.transport.pieces import Pending, Run, batch_bytes, flatten, in_a_row
 
 SLACK = 16
 """The part of a frame, one in so many, that is left for packets larger than those before."""
@@ -77,12 +77,14 @@ class SendWindow:
         """Return how many packets of *size* bytes each, 1 at least, may be sent now."""
         return max(0, min(self.open_packets, self.open_bytes // size or self.fits(1, size)))
 
-    def take(self, pending: Pending, largest: int) -> tuple[list[Encoded], list[bytes], int]:
+    def take(self, pending: Pending, largest: int) -> tuple[int, list[bytes], int]:
         """Take the packets of the next frame, as many as may be sent, from the left of *pending*.
 
-        Return them, the buffers to be written for them, and their size. One of more than *largest*
-        bytes stays. None may be sent: an empty list.
+        Return how many, the buffers to be written for them, and their size. One of more than
+        *largest* bytes stays.
         """
+        if isinstance(pending[0], Run):
+            return self._take_run(pending, largest)
         size, waiting = len(pending[0]), len(pending)
         if waiting > 1:
             most = batch_bytes(pending[0])
@@ -95,26 +97,32 @@ class SendWindow:
             if count > 1 and 2 * size <= room:
                 return self._take_many(pending, count, room, most)
         if size > largest or not self.fits(1, size):
-            return [], [], 0
-        packet = pending.popleft()
-        return [packet], [packet] if isinstance(packet, bytes) else packet.buffers, size
+            return 0, [], 0
+        return 1, flatten([pending.popleft()]), size
+
+    def _take_run(self, pending: Pending, largest: int) -> tuple[int, list[bytes], int]:
+        run: Run = pending[0]
+        most = min(BATCH_PACKETS, largest // PACKET_SHARE, self.open_packets)
+        count, data = run.take(most, min(self.open_bytes, BATCH_BYTES))
+        if not count and self.fits(1, run.next_size):
+            count, data = run.take(1, run.next_size)
+        if not run.packets:
+            pending.popleft()
+        return count, [data], len(data)
 
     def _take_many(
         self, pending: Pending, count: int, room: int, most: int
-    ) -> tuple[list[Encoded], list[bytes], int]:
+    ) -> tuple[int, list[bytes], int]:
         batch = list(starmap(pending.popleft, repeat((), count)))
         bulk = most > BATCH_BYTES
         buffers, size = ([], 0) if bulk else in_a_row(batch)
-        if bulk or size > room:
-            count = bisect_right(list(accumulate(map(len, batch))), room)
-            if bulk:
-                alike = takewhile(lambda packet: batch_bytes(packet) >= most, batch[:count])
-                count = len(list(alike))
+        if bulk or size > room or len(buffers) > 1:
+            fitting = batch[: bisect_right(list(accumulate(map(len, batch))), room)]
+            count = len(list(takewhile(lambda packet: batch_bytes(packet) >= most, fitting)))
             pending.extendleft(reversed(batch[count:]))
-            del batch[count:]
-            buffers, size = in_a_row(batch)
-        self._typical = size // len(batch)
-        return batch, buffers, size
+            buffers, size = in_a_row(fitting[:count])
+        self._typical = size // count
+        return count, buffers, size
 
     def spend(self, packets: int, size: int) -> None:
         """Count a batch as sent."""

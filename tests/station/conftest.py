@@ -27,6 +27,7 @@ from pyf.transport import Connection, Limits, Packet, Role, StationError, census
 from pyf.transport.codec import decode
 from pyf.transport.events import Event, FlowEvent, PacketsReceived, ResultReceived
 from pyf.transport.frames import ARRAY32, BATCH, Batch
+from pyf.transport.pieces import Pending
 from pyf.transport.states import FlowState
 
 HOST = "127.0.0.1"
@@ -418,7 +419,8 @@ class FakeCarrier:
     What a session knows of a connection, written down.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, take_apart: Callable[..., list[Any]]) -> None:
+        self.take_apart = take_apart
         self.limits = Limits()
         self.peer: Any = "the peer"
         self.expose_errors = False
@@ -447,11 +449,11 @@ class FakeCarrier:
     def call_in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return maybeDeferred(function, *args)
 
-    def send_messages(self, flow_id: int, pending: deque[bytes]) -> int:
-        count = min(self.credit, len(pending))
-        self.messages += [pending.popleft() for _ in range(count)]
-        self.credit -= count
-        return count
+    def send_messages(self, flow_id: int, pending: Pending) -> int:
+        sent = self.take_apart(pending, self.credit)
+        self.messages += sent
+        self.credit -= len(sent)
+        return len(sent)
 
     def send_result(self, flow_id: int, consumed: int, outcome: bytes) -> None:
         self.results.append((flow_id, consumed, decode(outcome)))
@@ -470,8 +472,8 @@ class FakeCarrier:
 
 
 @pytest.fixture
-def carrier() -> FakeCarrier:
-    return FakeCarrier()
+def carrier(take_apart: Callable[..., list[Any]]) -> FakeCarrier:
+    return FakeCarrier(take_apart)
 
 
 @pytest.fixture

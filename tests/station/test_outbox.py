@@ -9,8 +9,10 @@ import pytest
 from pyf.station import StationClient
 from pyf.station.outbox import EACH, MOST, MOST_LARGE, Outbox
 from pyf.transport import LocalProtocolError, PacketTooLarge
-from pyf.transport.limits import LARGE
+from pyf.transport.limits import LARGE, MAX_FRAME, MAX_WINDOW
 from pyf.transport.pieces import Encoded
+from pyf.transport.speed import packets_in
+from pyf.transport.window import SendWindow
 
 WAIT = 30.0
 BURSTS = list(islice(cycle((1, 2, 1, 3, 40, 1, 700, 1, 3000)), 180))
@@ -40,8 +42,10 @@ class Owner:
             raise self.refusal
 
     def take(self, count: int) -> None:
-        for _ in range(count):
-            self.outbox.pending.popleft()
+        window = SendWindow(count, MAX_WINDOW)
+        while window.open_packets:
+            packets, _, size = window.take(self.outbox.pending, MAX_FRAME)
+            window.spend(packets, size)
         with self.outbox.lock:
             self.outbox.count()
 
@@ -54,7 +58,7 @@ def owner() -> Owner:
 def test_the_first_message_wakes_and_the_next_ones_do_not(owner):
     for n in range(3):
         assert not owner.outbox.add({"n": n})
-    assert (owner.wakes, len(owner.outbox.pending)) == (1, 3)
+    assert (owner.wakes, packets_in(owner.outbox.pending)) == (1, 3)
 
 
 def test_it_is_full_of_many_small_messages(owner):
@@ -84,12 +88,12 @@ def test_its_room_for_large_messages_is_not_that_of_the_largest_one():
     owner.outbox.add({"data": bytes(2 * LARGE - 100)})
     while not owner.outbox.add({"data": blob}):
         pass
-    owner.take(len(owner.outbox.pending))
+    owner.take(packets_in(owner.outbox.pending))
     while not owner.outbox.add({"data": blob}):
         pass
     packet = owner.outbox.pending[0]
     assert len(owner.outbox.pending) == MOST_LARGE // (len(packet) + EACH) + 1
-    owner.take(len(owner.outbox.pending))
+    owner.take(packets_in(owner.outbox.pending))
     with pytest.raises(PacketTooLarge):
         owner.outbox.add({"data": bytes(2 * LARGE)})
     assert not owner.outbox.pending
@@ -101,7 +105,7 @@ def test_small_messages_behind_large_ones_have_the_room_of_small_ones():
     owner.take(1)
     while not owner.outbox.add({}):
         pass
-    owner.take(len(owner.outbox.pending))
+    owner.take(packets_in(owner.outbox.pending))
     assert [owner.outbox.add({}) for _ in range(MOST)].index(True) == MOST // (EACH + 1)
 
 
@@ -132,7 +136,7 @@ def test_messages_may_be_added_while_what_is_left_is_counted(owner):
     owner.outbox.resting = False  # so that nobody has to be woken
     owner.outbox.pending.extend([Meanwhile(), Meanwhile()])
     owner.take(0)
-    assert len(owner.outbox.pending) == 4
+    assert packets_in(owner.outbox.pending) == 4
     assert not owner.outbox.full
 
 

@@ -12,6 +12,7 @@ from pyf.station.pump import Inline, IteratorPump
 from pyf.station.workers import Slots
 from pyf.transport import encode_packet
 from pyf.transport.limits import LARGE, TURN_BYTES
+from pyf.transport.pieces import Pending
 
 
 class Stream:
@@ -19,8 +20,9 @@ class Stream:
     A flow with credit for everything, which writes down what leaves.
     """
 
-    def __init__(self) -> None:
-        self.pending: deque[bytes] = deque()
+    def __init__(self, take_apart: Callable[..., list[Any]]) -> None:
+        self.take_apart = take_apart
+        self.pending: Pending = deque()
         self.bursts: list[list[int]] = []
         self.sent = self.told = self.ends = 0
         self.packet_size = 1
@@ -31,10 +33,9 @@ class Stream:
         return 1_000_000
 
     def send(self) -> None:
-        self.bursts.append(list(map(len, self.pending)))
-        self.sent += len(self.pending)
+        self.bursts.append(list(map(len, self.take_apart(self.pending))))
+        self.sent += len(self.bursts[-1])
         self.told = self.sent
-        self.pending.clear()
 
     def end(self) -> None:
         self.ends += 1
@@ -45,14 +46,14 @@ class Stream:
 
 
 @pytest.fixture
-def pumped() -> Iterator[Callable[[list[Any]], Any]]:
+def pumped(take_apart: Callable[..., list[Any]]) -> Iterator[Callable[[list[Any]], Any]]:
     """
     Have a list pumped to its end; return the stream.
     """
     turns: deque[Callable[[], object]] = deque()
 
     def pump(flow: list[Any]) -> Any:
-        stream: Any = Stream()
+        stream: Any = Stream(take_apart)
         loop: Any = SimpleNamespace(soon=turns.append, clock=lambda: 0.0)
         made = IteratorPump(loop, stream, iter(flow), Inline(), Slots(1))
         made.more()

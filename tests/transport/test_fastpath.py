@@ -20,6 +20,7 @@ from pyf.transport import (
     StationError,
     encode_packet,
     fastpath,
+    speed,
 )
 from pyf.transport.budget import SMALL
 from pyf.transport.census import QUICK_BYTES
@@ -37,7 +38,7 @@ from pyf.transport.frames import (
     encode_batch,
     encode_frame,
 )
-from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE
+from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, LARGE, MIB
 from pyf.transport.payloads import encode_hello, encode_open, encode_outcome, encode_result
 from pyf.transport.pieces import encode_pieces
 from pyf.transport.resume import Ticket
@@ -51,6 +52,16 @@ ORDINARY = pytest.mark.skipif(
 )
 TICKET = Ticket(b"boot", b"session", b"token", 60.0, INITIAL_BYTES, 0)
 SIZES = (0, SMALL, LARGE, INITIAL_BYTES // 2, INITIAL_BYTES, 2 * INITIAL_BYTES)
+
+
+def encode_in_run(packet: dict[str, Any]) -> Any:
+    """
+    Return *packet* in a run, where it is small and that is compiled.
+    """
+    return next(speed.encode_each([encode_packet] * 2, iter([packet]), MIB))
+
+
+ENCODERS = encode_packet, encode_pieces, encode_in_run
 
 
 @contextmanager
@@ -278,7 +289,7 @@ def test_what_comes_back_is_told_and_counted_alike(frames, sends, word, resume, 
 
 @given(
     st.sampled_from(Role),
-    st.lists(st.tuples(st.sampled_from(SIZES), st.booleans()), max_size=8),
+    st.lists(st.tuples(st.sampled_from(SIZES), st.sampled_from(ENCODERS)), max_size=8),
     st.booleans(),
     st.booleans(),
     st.sampled_from([0, INITIAL_BYTES, 2**63, 2**64 - 1]),
@@ -298,8 +309,7 @@ def test_what_leaves_is_the_same(role, sizes, resume, ended, granted):
         receive(machine, b"".join(encode_frame(FrameType.CREDIT, flow, credit)))
         results: list[Any] = []
         pending: deque[Any] = deque()
-        for size, in_pieces in sizes:
-            encode = encode_pieces if in_pieces else encode_packet
+        for size, encode in sizes:
             pending.append(encode({"a": bytes(size)}))
             results.append(send(machine, flow, pending))
             results.append(b"".join(machine.data_to_send()))
@@ -462,9 +472,10 @@ def test_a_spent_budget_is_left_to_the_machine():
 
 
 @ORDINARY
-def test_a_small_packet_leaves_in_one_buffer():
+@pytest.mark.parametrize("encode", [encode_packet, encode_in_run])
+def test_a_small_packet_leaves_in_one_buffer(encode):
     client, _, flow = pair()
-    assert client.send_packets(flow, deque([FIELD])) == 1
+    assert client.send_packets(flow, deque([encode({"a": 1})])) == 1
     assert client.data_to_send() == [batch()]
 
 

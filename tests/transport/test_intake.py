@@ -1,16 +1,19 @@
 """Where packets enter a queue: what is counted, who is woken, compiled or not."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyf.transport import UnsupportedValue, speed
-from pyf.transport.codec import encode_packet
+from pyf.transport.codec import decode, encode_packet
 from pyf.transport.intake import EACH, Done, Intake, Speaker
-from pyf.transport.limits import LARGE
-from pyf.transport.pieces import Pieces
+from pyf.transport.limits import KIB, LARGE
+from pyf.transport.pieces import Pieces, flatten
 
 
 @pytest.fixture(params=[Intake, speed.Intake], ids=["python", "as used"])
@@ -46,6 +49,66 @@ def test_who_takes_packets_is_woken_as_long_as_he_rests(intake):
     intake.add({})
     assert intake.told == ["woken"]
     assert len(intake.pending) == 2
+
+
+@given(st.lists(st.sampled_from([0, 10, 300, 1900, 2100, 10 * KIB, 2 * LARGE])))
+@pytest.mark.parametrize("kind", [Intake, speed.Intake], ids=["python", "as used"])
+def test_packets_keep_their_order_whatever_way_they_enter(kind, take_apart, sizes):
+    """
+    Small ones, which may be in a row; those that have to ask; those that are not copied.
+    """
+
+    class Queue(kind):
+        def add_slowly(self, data):
+            self.bulky = len(data) >= LARGE
+            self.pending.append(data)
+            return True
+
+        def stir(self):
+            self.resting = False
+
+    queue = Queue(100 * LARGE, LARGE)
+    packets = [{"n": n, "data": bytes(size)} for n, size in enumerate(sizes)]
+    for packet in packets:
+        queue.add(packet)
+    assert speed.packets_in(queue.pending) == len(packets)
+    taken = take_apart(queue.pending)
+    assert [b"".join(flatten([each])) for each in taken] == list(map(encode_packet, packets))
+    assert not queue.pending
+
+
+def test_a_packet_that_is_added_while_another_is_encoded_is_there_once(intake, take_apart):
+    """
+    Its values may have code of their own, which adds more, or has some taken.
+    """
+
+    class Meddling(tzinfo):
+        def __init__(self, meddle: Callable[[], object]) -> None:
+            self.steps = [meddle]
+
+        def utcoffset(self, moment):
+            if self.steps:
+                self.steps.pop()()
+            return timedelta(hours=1)
+
+    taken = []
+
+    def meddled(meddle):
+        return {"at": datetime(2026, 1, 2, tzinfo=Meddling(meddle))}
+
+    def take(count):
+        taken.extend(take_apart(intake.pending, count))
+
+    intake.space, intake.most, intake.resting = KIB, KIB, False
+    add = intake.add
+    for n in range(3):
+        add({"n": n})
+    add(meddled(lambda: take(2)))
+    add(meddled(lambda: [add({"n": n}) for n in (3, 4)]))
+    add(meddled(lambda: [take(9), add({"n": 5})]))
+    take(9)
+    numbers = [packet["n"] for packet in map(decode, taken) if "n" in packet]
+    assert (numbers, len(taken)) == ([0, 1, 2, 3, 4, 5], 9)
 
 
 def test_what_there_is_no_room_for_is_left_to_the_queue(intake):

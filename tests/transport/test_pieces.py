@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyf.transport import UnsupportedValue, encode_packet, pieces
-from pyf.transport.limits import BATCH_BYTES, KIB, LARGE, LARGE_BATCH_BYTES
+from pyf.transport import UnsupportedValue, encode_packet, pieces, speed
+from pyf.transport.limits import BATCH_BYTES, KIB, LARGE, LARGE_BATCH_BYTES, MIB, PACKET_SHARE
 from pyf.transport.pieces import SMALL, Pieces, batch_bytes, encode_pieces, flatten
 from pyf.transport.window import SendWindow
 
@@ -96,25 +96,56 @@ PACKETS = st.one_of(
 def test_a_window_takes_packets_in_order_and_frames_of_the_size_that_they_may_have(packets):
     window = SendWindow(2**20, 2**30)
     pending = deque(packets)
-    taken = []
+    left = packets
     while pending:
-        batch, *_ = window.take(pending, 40 * BATCH_BYTES)
-        size = sum(map(len, batch))
-        assert len(batch) == 1 or size <= min(map(batch_bytes, batch))
-        taken += batch
-    assert taken == packets
+        count, buffers, size = window.take(pending, 40 * BATCH_BYTES)
+        batch, left = left[:count], left[count:]
+        assert b"".join(buffers) == b"".join(flatten(batch))
+        assert count == 1 or size == sum(map(len, batch)) <= min(map(batch_bytes, batch))
+    assert not left
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0, 10, 300, 1900, 2100, 3000, 40 * KIB]), max_size=20)),
+    st.integers(1, 30),
+    st.sampled_from([100, KIB, 10 * KIB, BATCH_BYTES]),
+)
+def test_packets_of_many_bursts_leave_in_order_as_far_as_there_is_credit(bursts, packets, size):
+    """
+    Also where they are in runs, which credit ends in the middle of.
+    """
+    pending: pieces.Pending = deque()
+    left = []
+    for burst in bursts:
+        source = [{"data": bytes(each)} for each in burst]
+        pending.extend(speed.encode_each([encode_packet] * len(source), iter(source), MIB))
+        left += map(encode_packet, source)
+    window = SendWindow(0, size)
+    while pending:
+        assert speed.packets_in(pending) == len(left)
+        count, buffers, taken = window.take(pending, BATCH_BYTES)
+        if count:
+            assert b"".join(buffers) == b"".join(left[:count])
+            assert window.fits(count, taken)
+            assert count <= BATCH_BYTES // PACKET_SHARE
+            window.spend(count, taken)
+        else:
+            assert window.open_packets == 0 or not window.fits(1, len(left[0]))
+            window.grant(window.sent_packets + packets, window.sent_bytes + size)
+        del left[:count]
+    assert not left
 
 
 def test_a_frame_is_not_larger_than_a_packet_may_be():
     window = SendWindow(2**20, 2**30)
     pending = deque([bulk(LARGE)] * 8)
-    assert len(window.take(pending, 3 * LARGE)[0]) == 2
+    assert window.take(pending, 3 * LARGE)[0] == 2
 
 
 def test_32_packets_of_64_kib_make_a_frame():
     window = SendWindow(2**20, 2**30)
     pending = deque([encode_pieces({"number": 2**40, "data": bytes(2**16)})] * 65)
-    assert [len(window.take(pending, 2**24)[0]) for _ in range(3)] == [32, 32, 1]
+    assert [window.take(pending, 2**24)[0] for _ in range(3)] == [32, 32, 1]
 
 
 class Watched(deque[bytes]):
@@ -152,4 +183,4 @@ def test_frames_are_full_again_one_behind_a_change_of_sizes(first, then):
 @pytest.mark.parametrize(("largest", "count"), [(64 * KIB, 512), (128 * KIB, 1024), (2**24, 1024)])
 def test_a_peer_that_takes_small_packets_gets_fewer_in_a_frame(largest, count):
     window = SendWindow(2**20, 2**30)
-    assert len(window.take(deque([b"123"] * 3000), largest)[0]) == count
+    assert window.take(deque([b"123"] * 3000), largest)[0] == count

@@ -9,9 +9,11 @@ import sys
 import tracemalloc
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
+from itertools import repeat
 from operator import length_hint
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ from pyf.transport import Limits, Packet, RemoteProtocolError, codec, limits, pi
 from pyf.transport.census import QUICK_COPY, QUICK_NUMBER, QUICK_VALUES, bounds
 from pyf.transport.events import FlowEnded
 from pyf.transport.frames import BATCH, Batch
-from pyf.transport.limits import KIB, MAX_NESTING, MAX_NUMBER, MIB
+from pyf.transport.limits import BATCH_BYTES, BATCH_PACKETS, KIB, MAX_NESTING, MAX_NUMBER, MIB
 
 NAME = "pyf.transport._accelerator"
 
@@ -256,24 +258,24 @@ class Stop(Exception):
     pass
 
 
-def test_both_ask_the_gate_before_the_source(compiled):
+def test_both_ask_the_gate_before_the_source(compiled, take_apart):
     """
     Where it has been emptied, and where it is used up, the source keeps its packets.
     """
     for each in (compiled, codec):
         gate = [each.encode_packet] * 3
         source = iter([{"n": n} for n in range(9)])
-        assert list(each.encode_each(gate, source, MIB)) == [
+        assert take_apart(deque(each.encode_each(gate, source, MIB))) == [
             codec.encode_packet({"n": n}) for n in range(3)
         ]
         encoded = each.encode_each(gate, source, MIB)
-        assert next(encoded) == codec.encode_packet({"n": 3})
+        assert take_apart(deque([next(encoded)])) == [codec.encode_packet({"n": 3})]
         gate.clear()
         assert next(encoded, None) is None
         assert next(source) == {"n": 4}
 
 
-def test_both_stop_where_the_source_does(compiled):
+def test_both_stop_where_the_source_does(compiled, take_apart):
     """
     At its end, or with what it raises: the same object.
     """
@@ -285,17 +287,63 @@ def test_both_stop_where_the_source_does(compiled):
 
     for each in (compiled, codec):
         gate = [each.encode_packet] * 3
-        assert list(each.encode_each(gate, iter([{}]), MIB)) == [b"\x80"]
-        encoded = each.encode_each(gate, failing(), MIB)
-        assert next(encoded) == codec.encode_packet({"n": 1})
+        assert take_apart(deque(each.encode_each(gate, iter([{}]), MIB))) == [b"\x80"]
+        pending: pieces.Pending = deque()
         with pytest.raises(Stop) as caught:
-            next(encoded)
+            pending.extend(each.encode_each(gate, failing(), MIB))
         assert caught.value is failure
+        assert take_apart(pending) == [codec.encode_packet({"n": 1})]
         with pytest.raises(TypeError, match="made of Packets or dicts"):
             list(each.encode_each(gate, iter([1]), MIB))
 
 
 # What only the compiled one can get wrong
+
+
+def test_a_burst_of_small_packets_is_one_run_which_grows_until_somebody_takes_from_it(compiled):
+    """
+    However the source and who takes them take turns, each packet is in one run, in order.
+    """
+    pending: pieces.Pending = deque()
+    taken = []
+
+    def source():
+        for n in range(9):
+            if n in {3, 4, 7}:
+                run = pending[0]
+                taken.append((len(pending), run.take(2 if n == 3 else 9, KIB)))
+                if not run.packets:
+                    pending.popleft()
+            yield {"n": n}
+
+    pending.extend(compiled.encode_each([codec.encode_packet] * 9, source(), MIB))
+    batches = [*taken, *((1, run.take(9, KIB)) for run in pending)]
+    assert [(waiting, count) for waiting, (count, _) in batches] == [(1, 2), (2, 1), (1, 4), (1, 2)]
+    data = b"".join(data for _, (_, data) in batches)
+    assert data == b"".join(codec.encode_packet({"n": n}) for n in range(9))
+
+
+def test_a_run_stays_within_a_frame_in_packets_and_in_bytes(compiled):
+    for packet, most in (({"n": 1}, BATCH_PACKETS), ({"data": bytes(1000)}, BATCH_BYTES // 1009)):
+        source = repeat(packet)
+        runs = list(compiled.encode_each([codec.encode_packet] * 3000, source, 10 * MIB))
+        assert [run.packets for run in runs[:-1]] == [most] * (3000 // most)
+        assert sum(map(len, runs)) == 3000 * len(codec.encode_packet(packet))
+
+
+def test_a_run_without_credit_takes_more_packets_and_gives_none(compiled):
+    each = compiled.encode_each([codec.encode_packet] * 9, repeat({"n": 1}), MIB)
+    run = next(each)
+    assert isinstance(run, pieces.Run)
+    assert (run.take(0, KIB), run.take(1, 3)) == ((0, b""), (0, b""))
+    assert (list(each), run.packets, run.next_size, len(run)) == ([], 9, 4, 36)
+
+
+def test_packets_that_are_not_small_and_those_that_come_alone_are_bytes(compiled):
+    gate = [codec.encode_packet] * 2
+    large = list(compiled.encode_each(gate, repeat({"data": bytes(4 * KIB)}), MIB))
+    alone = list(compiled.encode_each(gate[:1], repeat({}), MIB))
+    assert [type(each) for each in (*large, *alone)] == [bytes] * 3
 
 
 def test_lists_that_announce_what_cannot_be_there_take_no_memory(compiled):
@@ -621,13 +669,13 @@ SCHEMA: codec.Schema = {"a": (int,), "b": (str, type(None)), "c": (dict, bool, t
 
 
 @pytest.mark.parametrize("each", [codec, speed])
-def test_a_burst_ends_at_the_packet_that_fills_it(each):
+def test_a_burst_ends_at_the_packet_that_fills_it(each, take_apart):
     """
     What comes behind that stays with its source; and the gate says that this was not the end.
     """
     gate = [codec.encode_packet] * 9
     source = iter([{"n": bytes(size)} for size in (10, 10, 90, 10, 10)])
-    encoded = list(each.encode_each(gate, source, 100))
+    encoded = take_apart(deque(each.encode_each(gate, source, 100)))
     assert [len(decode["n"]) for decode in map(codec.decode, encoded)] == [10, 10, 90]
     assert (gate, len(list(source))) == ([], 2)
 
