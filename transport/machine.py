@@ -15,7 +15,7 @@ from pyf.transport.errors import (
 )
 from pyf.transport.frames import Frame, FrameParser, FrameType
 from pyf.transport.limits import INITIAL_BYTES, INITIAL_PACKETS, MAX_REFUSED, Limits, limits_of
-from pyf.transport.pieces import Pending, Run, weigh
+from pyf.transport.pieces import Pending, weigh
 from pyf.transport.resume import LAST_WORDS, FlowMachine
 from pyf.transport.states import SENDERS, ConnectionState, FlowState, Role, advance_flow
 from pyf.transport.window import ReceiveWindow, SendWindow
@@ -183,8 +183,6 @@ class Machine:
 
     def _check_size(self, flow: FlowMachine, pending: Pending, most: int) -> None:
         """Raise PacketTooLarge if it is not for want of credit that nothing can be sent."""
-        if isinstance(pending[0], Run):  # Its packets are smaller than any limit.
-            return
         size, option = len(pending[0]), "max_packet"
         if not (flow.has_header or flow.send.sent_packets):
             # Without its header no flow is ever known.

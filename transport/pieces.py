@@ -59,7 +59,7 @@ Encoded = bytes | Pieces
 class Run(ABC):
     """Small packets, encoded one behind the other: a frame of them is one piece of memory.
 
-    Its length is that of those that nobody has taken. Each is smaller than what any peer takes.
+    Its length is that of those that nobody has taken: no more than any peer takes in one packet.
     Only compiled code makes runs, which adds to one in a single step, whoever else has it. In
     Python nobody does: there each packet is bytes of its own.
     """

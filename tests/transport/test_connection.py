@@ -21,6 +21,7 @@ from pyf.transport import (
     Role,
     UnsupportedValue,
     encode_packet,
+    speed,
 )
 from pyf.transport import machine as module
 from pyf.transport.events import (
@@ -71,7 +72,7 @@ from pyf.transport.payloads import (
     encode_resume,
     encode_resumed,
 )
-from pyf.transport.pieces import encode_pieces
+from pyf.transport.pieces import Pending, encode_pieces
 from pyf.transport.resume import Ticket
 from pyf.transport.states import FLOW_MOVES, SENDERS, ConnectionState, FlowState
 
@@ -316,6 +317,19 @@ def test_credit_for_a_flow_that_has_closed_is_ignored(connect):
 
 
 # Credit
+
+
+def test_a_run_waits_for_credit_however_small_the_packets_are_that_the_peer_takes(connect):
+    """
+    It may be as large as the largest of them, which would never be sent.
+    """
+    pair = connect(server=replace(SMALL, max_packet=INITIAL_BYTES))
+    flow = pair.client.open_flow()
+    source = [{"data": bytes(1000)}] * 130
+    pending: Pending = deque(speed.encode_each([encode_packet] * 130, iter(source), MIB))
+    sent = [pair.client.send_packets(flow, pending) for _ in range(2)]
+    assert sent == [INITIAL_BYTES // len(encode_packet(source[0])), 0]
+    assert speed.packets_in(pending) == 130 - sent[0]
 
 
 def test_a_sender_stops_at_the_window_and_goes_on_with_credit(connect):

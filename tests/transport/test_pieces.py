@@ -136,6 +136,11 @@ def test_packets_of_many_bursts_leave_in_order_as_far_as_there_is_credit(bursts,
     assert not left
 
 
+@pytest.mark.parametrize("count", [pieces.packets_in, speed.packets_in], ids=["python", "used"])
+def test_packets_that_are_bytes_or_in_pieces_count_one_each(count):
+    assert count(deque([b"", b"abc", bulk(LARGE)])) == 3
+
+
 def test_a_frame_is_not_larger_than_a_packet_may_be():
     window = SendWindow(2**20, 2**30)
     pending = deque([bulk(LARGE)] * 8)
