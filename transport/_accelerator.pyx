@@ -93,6 +93,7 @@ import_datetime()
 cdef enum:
     ROOM = 2048  # bytes on the stack, where most packets end
     ROW = 1024  # packets of a run
+    SMALL = 256  # bytes of one of them: from there on, copying it costs more than an object for it
     HEAD = 9  # bytes of the longest head of a value, or number
     SHORT = 32  # bytes from which on the size of a text is not part of its head
     FIELD = SHORT + HEAD + SHORT  # bytes of a field that has no others, at the most
@@ -279,7 +280,7 @@ cdef class encode_each:
 
     def __init__(self, list gate, source, Py_ssize_t room):
         self.gate, self.source, self.at, self.room = gate, iter(source), 0, room
-        self.most = ROOM if PyList_GET_SIZE(gate) > 1 else -1
+        self.most = SMALL if PyList_GET_SIZE(gate) > 1 else -1
 
     def __iter__(self):
         return self
@@ -328,7 +329,7 @@ cdef class Intake:
 
     cdef bint take(self, packet) except -1:
         # One that somebody has to be woken for may well stay the only one.
-        cdef Py_ssize_t size, most = -1 if self.resting else min(self.most, self.space - ROUND)
+        cdef Py_ssize_t size, most = -1 if self.resting else min(SMALL, self.most, self.space - ROUND)
         run = self.run  # Another thread may replace it while a value is encoded by Python.
         data = encode_pieces(packet) if self.bulky else encode_behind(run, packet, most)
         if type(data) is Run:
@@ -383,7 +384,8 @@ cdef object encode(object packet):
 
 
 cdef object encode_behind(Run run, object packet, Py_ssize_t most):
-    """Add *packet* to *run*, or to a new one, and return that; bytes, if it has more than *most*.
+    """Add *packet* to *run*, or to a new one, and return that; bytes, if it has more than *most*,
+    which is SMALL at the most.
 
     Nobody else's code runs from the moment that it is encoded: a run is added to in one step.
     """
@@ -392,7 +394,7 @@ cdef object encode_behind(Run run, object packet, Py_ssize_t most):
     out.data, out.size, out.room, out.grown = stack, 0, ROOM, NULL
     try:
         if is_map(packet) and put_map(&out, packet, 1):
-            if out.size > min(most, ROOM):
+            if out.size > most:
                 return PyBytes_FromStringAndSize(<char*>out.data, out.size)
             if run is None or not run.add(&out):
                 run = Run()

@@ -325,11 +325,11 @@ def test_a_run_waits_for_credit_however_small_the_packets_are_that_the_peer_take
     """
     pair = connect(server=replace(SMALL, max_packet=INITIAL_BYTES))
     flow = pair.client.open_flow()
-    source = [{"data": bytes(1000)}] * 130
-    pending: Pending = deque(speed.encode_each([encode_packet] * 130, iter(source), MIB))
+    source = [{"data": bytes(200)}] * 500
+    pending: Pending = deque(speed.encode_each([encode_packet] * 500, iter(source), MIB))
     sent = [pair.client.send_packets(flow, pending) for _ in range(2)]
     assert sent == [INITIAL_BYTES // len(encode_packet(source[0])), 0]
-    assert speed.packets_in(pending) == 130 - sent[0]
+    assert speed.packets_in(pending) == 500 - sent[0]
 
 
 def test_a_sender_stops_at_the_window_and_goes_on_with_credit(connect):

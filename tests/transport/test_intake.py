@@ -51,7 +51,7 @@ def test_who_takes_packets_is_woken_as_long_as_he_rests(intake):
     assert len(intake.pending) == 2
 
 
-@given(st.lists(st.sampled_from([0, 10, 300, 1900, 2100, 10 * KIB, 2 * LARGE])))
+@given(st.lists(st.sampled_from([0, 10, 200, 300, 1900, 2100, 10 * KIB, 2 * LARGE])))
 @pytest.mark.parametrize("kind", [Intake, speed.Intake], ids=["python", "as used"])
 def test_packets_keep_their_order_whatever_way_they_enter(kind, take_apart, sizes):
     """

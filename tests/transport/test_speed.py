@@ -324,7 +324,7 @@ def test_a_burst_of_small_packets_is_one_run_which_grows_until_somebody_takes_fr
 
 
 def test_a_run_stays_within_a_frame_in_packets_and_in_bytes(compiled):
-    for packet, most in (({"n": 1}, BATCH_PACKETS), ({"data": bytes(1000)}, BATCH_BYTES // 1009)):
+    for packet, most in (({"n": 1}, BATCH_PACKETS), ({"data": bytes(200)}, BATCH_BYTES // 208)):
         source = repeat(packet)
         runs = list(compiled.encode_each([codec.encode_packet] * 3000, source, 10 * MIB))
         assert [run.packets for run in runs[:-1]] == [most] * (3000 // most)
@@ -341,7 +341,7 @@ def test_a_run_without_credit_takes_more_packets_and_gives_none(compiled):
 
 def test_packets_that_are_not_small_and_those_that_come_alone_are_bytes(compiled):
     gate = [codec.encode_packet] * 2
-    large = list(compiled.encode_each(gate, repeat({"data": bytes(4 * KIB)}), MIB))
+    large = list(compiled.encode_each(gate, repeat({"data": bytes(300)}), MIB))
     alone = list(compiled.encode_each(gate[:1], repeat({}), MIB))
     assert [type(each) for each in (*large, *alone)] == [bytes] * 3
 
