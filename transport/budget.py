@@ -32,7 +32,6 @@ BUDGETS: dict[str, Allowance] = {
     "small batch": Allowance(200_000, 50_000),  # a packet that costs a frame's work
 }
 """What a peer may send on one connection; frames that are not listed are bounded otherwise."""
-_BURSTS = {name: allowance.burst for name, allowance in BUDGETS.items()}
 
 SMALL = 64
 """Payload bytes up to which a batch costs more to handle than to send: an empty one above all."""
@@ -49,7 +48,7 @@ class Budget:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._left = _BURSTS.copy()
+        self._left = {name: allowance.burst for name, allowance in BUDGETS.items()}
         self._since = dict.fromkeys(BUDGETS, clock())
 
     def spend(self, frame: Frame) -> None:
