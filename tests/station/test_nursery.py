@@ -50,12 +50,24 @@ class Hands:
         self._asleep = SimpleQueue[None]()
         self._awake = SimpleQueue[None]()
         self.pause = TICK
+        self._over = False
         self.nursery = Nursery(self._sleep, lambda: self.now)
 
     def _sleep(self, seconds: float) -> None:
         assert seconds == pytest.approx(self.pause)
+        if self._over:
+            self.now += 1000.0
+            return
         self._asleep.put(None)
         self._awake.get(timeout=WAIT)
+
+    def end(self) -> None:
+        """
+        Have the nursery's thread end, also where it has not begun yet, as it finds nobody.
+        """
+        self.nursery.forget()
+        self._over = True
+        self.pass_time(1000.0)
 
     def settle(self) -> None:
         """
@@ -80,9 +92,7 @@ class Hands:
 def hands():
     made = Hands()
     yield made
-    made.nursery.forget()  # Its thread ends as it finds nobody.
-    made.pass_time(1000.0)
-    made.pass_time(1000.0)
+    made.end()
 
 
 def test_a_link_whose_thread_stays_away_gets_a_keeper(hands):
