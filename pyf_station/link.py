@@ -10,7 +10,6 @@ from pyf.station.keeper import KeptLink
 from pyf.station.line import line
 from pyf.station.nursery import nursery
 from pyf.transport import Connection, Packet, RemoteProtocolError, speed
-from pyf.transport.speed import packets_in
 
 
 class Link(KeptLink):
@@ -59,10 +58,10 @@ class Link(KeptLink):
             if haste and (self._resting or not self._haste):
                 self._wake()
             self._haste = haste
-            before = self.sent + packets_in(self.pending)
+            before = self.sent + speed.packets_in(self.pending)
         self.pending.extend(packets)
         with self._lock:
-            given = self.sent + packets_in(self.pending) - before
+            given = self.sent + speed.packets_in(self.pending) - before
         return given < count and bool(gate)
 
     def send(self, *, last: bool = False) -> bool:

@@ -93,7 +93,7 @@ import_datetime()
 cdef enum:
     ROOM = 2048  # bytes on the stack, where most packets end
     ROW = 1024  # packets of a run
-    SMALL = 256  # bytes of one of them: from there on, copying it costs more than an object for it
+    MOST_IN_RUN = 256  # bytes of one of them: from there on, copying costs more than an object
     HEAD = 9  # bytes of the longest head of a value, or number
     SHORT = 32  # bytes from which on the size of a text is not part of its head
     FIELD = SHORT + HEAD + SHORT  # bytes of a field that has no others, at the most
@@ -254,13 +254,20 @@ cdef class Run:
         return True
 
 
+cdef inline Py_ssize_t last_size(object data) except -1:
+    """Return the bytes of the packet that is *data*, or was added to it last."""
+    if type(data) is Run:
+        return (<Run>data).sizes[(<Run>data).last - 1]
+    return PyBytes_GET_SIZE(data) if type(data) is bytes else len(data)
+
+
 pieces.Run.register(Run)
 
 
 def packets_in(pending):
     """Return how many packets wait in *pending*; see ``pyf.transport.pieces.packets_in``."""
     cdef Py_ssize_t count = 0
-    for each in pending.copy():
+    for each in pending:  # No other thread runs meanwhile: nothing here is Python's.
         count += (<Run>each).last - (<Run>each).first if type(each) is Run else 1
     return count
 
@@ -280,7 +287,7 @@ cdef class encode_each:
 
     def __init__(self, list gate, source, Py_ssize_t room):
         self.gate, self.source, self.at, self.room = gate, iter(source), 0, room
-        self.most = SMALL if PyList_GET_SIZE(gate) > 1 else -1
+        self.most = MOST_IN_RUN if PyList_GET_SIZE(gate) > 1 else -1
 
     def __iter__(self):
         return self
@@ -289,10 +296,7 @@ cdef class encode_each:
         while self.at < PyList_GET_SIZE(self.gate):
             self.at += 1
             data = encode_behind(self.run, next(self.source), self.most)
-            if type(data) is Run:
-                self.room -= (<Run>data).sizes[(<Run>data).last - 1]
-            else:
-                self.room -= PyBytes_GET_SIZE(data)
+            self.room -= last_size(data)
             if self.room <= 0:
                 self.gate.clear()
             if data is not self.run:
@@ -329,17 +333,17 @@ cdef class Intake:
 
     cdef bint take(self, packet) except -1:
         # One that somebody has to be woken for may well stay the only one.
-        cdef Py_ssize_t size, most = -1 if self.resting else min(SMALL, self.most, self.space - ROUND)
+        cdef Py_ssize_t size, most = min(MOST_IN_RUN, self.most, self.space - ROUND)
+        if self.resting:
+            most = -1
         run = self.run  # Another thread may replace it while a value is encoded by Python.
         data = encode_pieces(packet) if self.bulky else encode_behind(run, packet, most)
-        if type(data) is Run:
-            size = (<Run>data).sizes[(<Run>data).last - 1]
-        else:
-            size = PyBytes_GET_SIZE(data) if type(data) is bytes else len(data)
-            if size > self.most or size > self.space - ROUND:
-                full = self.add_slowly(data)
-                self.run = None
-                return full
+        size = last_size(data)
+        # What is in a run has been added, whatever others have done to the space meanwhile.
+        if type(data) is not Run and (size > self.most or size > self.space - ROUND):
+            full = self.add_slowly(data)
+            self.run = None
+            return full
         self.space -= size + ROUND
         if data is not run:
             self.append(data)
@@ -385,7 +389,7 @@ cdef object encode(object packet):
 
 cdef object encode_behind(Run run, object packet, Py_ssize_t most):
     """Add *packet* to *run*, or to a new one, and return that; bytes, if it has more than *most*,
-    which is SMALL at the most.
+    which is MOST_IN_RUN or less.
 
     Nobody else's code runs from the moment that it is encoded: a run is added to in one step.
     """

@@ -114,16 +114,24 @@ def test_a_system_without_threads_is_told_of_at_once(workers, monkeypatch):
         workers.do(bool)
 
 
-def test_so_many_have_a_slot_and_others_have_one_in_their_turn_once_it_is_given_back():
-    slots = Slots(2)
+def stand_in_line(slots: Slots, count: int) -> list[int]:
+    """
+    Have so many ask for a slot, by their numbers; return who has had one, as it goes on.
+    """
     admitted: list[int] = []
 
     def ask(number: int) -> None:
         if slots.take(lambda: ask(number)):
             admitted.append(number)
 
-    for number in range(5):
+    for number in range(count):
         ask(number)
+    return admitted
+
+
+def test_so_many_have_a_slot_and_others_have_one_in_their_turn_once_it_is_given_back():
+    slots = Slots(2)
+    admitted = stand_in_line(slots, 5)
     assert admitted == [0, 1]
     slots.give()
     assert admitted == [0, 1, 2]
@@ -193,14 +201,7 @@ def test_there_are_more_slots_up_to_the_most_with_each_look_that_finds_an_idle_c
 
 
 def test_who_waits_gets_a_slot_that_is_there_since_a_core_is_idle(elastic, meter):
-    admitted: list[int] = []
-
-    def ask(number: int) -> None:
-        if elastic.take(lambda: ask(number)):
-            admitted.append(number)
-
-    for number in range(5):
-        ask(number)
+    admitted = stand_in_line(elastic, 5)
     assert admitted == [0, 1]
     meter.pass_by(0.1)
     elastic.give()
