@@ -14,7 +14,11 @@ from pyf.station.cli import access, common
 from pyf.station.cli.access import Server
 from pyf.station.wire import Wire
 from pyf.transport import Connection, ConnectionLost, Limits, Role, StationError
-from pyf.transport.events import Event, HelloReceived, PongReceived
+from pyf.transport.budget import BUDGETS
+from pyf.transport.events import Event, GoAwayReceived, HelloReceived, PongReceived
+
+LEAST_INTERVAL = 1 / BUDGETS["PING"].rate
+"""Seconds between two PINGs that a server takes for as long as they come."""
 
 
 class Pinger:
@@ -26,6 +30,7 @@ class Pinger:
         self._wire: Wire = server.dial(limits)
         self._machine = Connection(Role.CLIENT, limits)
         self._selector = selectors.DefaultSelector()
+        self._gone_away = ""
 
     def greet(self) -> HelloReceived:
         """Return the server's HELLO."""
@@ -52,10 +57,12 @@ class Pinger:
             while event := self._machine.next_event():
                 if wanted(event):
                     return event
+                if isinstance(event, GoAwayReceived):
+                    self._gone_away = f"the server gave up: {event.message}"
             if data := self._wire.read():
                 self._machine.receive_data(data)
             elif reason := self._wire.ending or self._wire.failure:
-                raise ConnectionLost(reason, sent=0, consumed=0)
+                raise ConnectionLost(self._gone_away or reason, sent=0, consumed=0)
             else:
                 self._wire.watch(self._selector)
                 if not self._selector.select(max(0.0, until - time.monotonic())):
@@ -72,7 +79,7 @@ class Pinger:
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=LEAST_INTERVAL),
     default=1.0,
     show_default=True,
     help="Seconds between two.",

@@ -192,7 +192,7 @@ def test_round_trips_are_measured(run, serve):
     """
     As ping does it: a line each, then statistics; nobody there is exit code 1.
     """
-    done = run("ping", f":{serve(lambda flow, client: None)}", "-c", 2, "-i", 0)
+    done = run("ping", f":{serve(lambda flow, client: None)}", "-c", 2, "-i", 0.1)
     assert done.exit_code == 0
     assert "seq=1 time=" in done.stdout
     assert "2 sent, 2 answered, 0% lost" in done.stdout
@@ -210,6 +210,26 @@ def test_round_trips_are_measured(run, serve):
         assert run("ping", f":{port}", "-c", 1).exit_code == 1
         closing.join()
     assert run("ping", "127.0.0.1:1", "-c", 1).exit_code == 1
+
+
+def test_a_server_that_gives_round_trips_up_is_quoted(run, serve):
+    """
+    With its reason: here, that it has its client already.
+    """
+    port = serve(lambda flow, client: len(list(flow)), max_clients=1)
+    with StationClient("127.0.0.1", port).open({}):
+        done = run("ping", f":{port}", "-c", 1)
+    assert done.exit_code == 1
+    assert "the server gave up: the server takes 1 clients at once (its max_clients)" in done.stderr
+
+
+def test_round_trips_in_more_haste_than_servers_take_are_refused(run):
+    """
+    Before a server breaks them off in the middle.
+    """
+    done = run("ping", "127.0.0.1:1", "-i", 0.09)
+    assert done.exit_code == 2
+    assert "0.09 is not in the range x>=0.1" in done.stderr
 
 
 def test_an_ipv6_address_is_said_as_it_is_given(start, run):
@@ -245,7 +265,7 @@ def test_a_reader_of_round_trips_that_leaves_is_no_error(start, serve):
     """
     As with ``| head``: no word about it, and the exit code of SIGPIPE.
     """
-    process = start("ping", f":{serve(lambda flow, client: None)}", "-i", 0)
+    process = start("ping", f":{serve(lambda flow, client: None)}", "-i", 0.1)
     process.popen.stdout.readline()
     process.popen.stdout.close()
     assert process.popen.wait(20) == 128 + signal.SIGPIPE
