@@ -12,6 +12,7 @@ import click
 
 from pyf.station.cli import access, common
 from pyf.station.cli.access import Server
+from pyf.station.outcome import refusal
 from pyf.station.wire import Wire
 from pyf.transport import Connection, ConnectionLost, Limits, Role, StationError
 from pyf.transport.budget import BUDGETS
@@ -22,7 +23,10 @@ LEAST_INTERVAL = 1 / BUDGETS["PING"].rate
 
 
 class Pinger:
-    """A connection with nothing but PINGs on it. Raises ConnectionLost where it ends."""
+    """A connection with nothing but PINGs on it.
+
+    Where it ends, raises ConnectionLost, or what the server has said that it was for.
+    """
 
     def __init__(self, server: Server, timeout: float) -> None:
         limits = Limits(connect_timeout=timeout, handshake_timeout=timeout)
@@ -30,7 +34,7 @@ class Pinger:
         self._wire: Wire = server.dial(limits)
         self._machine = Connection(Role.CLIENT, limits)
         self._selector = selectors.DefaultSelector()
-        self._gone_away = ""
+        self._refusal: StationError | None = None
 
     def greet(self) -> HelloReceived:
         """Return the server's HELLO."""
@@ -58,11 +62,11 @@ class Pinger:
                 if wanted(event):
                     return event
                 if isinstance(event, GoAwayReceived):
-                    self._gone_away = f"the server gave up: {event.message}"
+                    self._refusal = refusal(event)
             if data := self._wire.read():
                 self._machine.receive_data(data)
             elif reason := self._wire.ending or self._wire.failure:
-                raise ConnectionLost(self._gone_away or reason, sent=0, consumed=0)
+                raise self._refusal or ConnectionLost(reason, sent=0, consumed=0)
             else:
                 self._wire.watch(self._selector)
                 if not self._selector.select(max(0.0, until - time.monotonic())):
