@@ -16,6 +16,8 @@ from pyf.station.service import StationService
 from pyf.station.status import status_site
 from pyf.station.statuspage import duration, sparkline
 
+BROWSER = 50  # seconds that a browser may take on a busy machine
+
 
 def get(address, method="GET"):
     request = urllib.request.Request(address, method=method)
@@ -90,7 +92,7 @@ def reader():
         next(flow)
         client.message({"read": True})
         read.set()
-        assert go_on.wait(10)
+        assert go_on.wait(BROWSER + 5)
         return sum(1 for _ in flow)
 
     yield handler, read, go_on.set
@@ -305,7 +307,7 @@ def test_a_browser_shows_it(station, reader, program, tmp_path):
             ],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=BROWSER,
             check=True,
         )
     shown = Text(done.stdout)
